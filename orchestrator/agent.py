@@ -1,0 +1,187 @@
+"""The contract an agent fulfils, what it is given, and how it registers."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, get_type_hints
+
+from pydantic import PydanticUndefinedAnnotation, TypeAdapter
+from pydantic.errors import PydanticUserError
+
+from orchestrator.errors import AgentsNotFound, DefinitionError, DuplicateName, InvalidAgent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+NAME: Final = re.compile(r"[a-z][a-z0-9_.-]{0,99}")
+RESERVED: Final = frozenset({"orchestrator", "celery"})
+DEFAULT_TIMEOUT: Final = 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """
+    What a handler may know of its step. Made by the worker; in a test, by `orchestrator.testing.fake_context`.
+
+    Attributes:
+        attempt: 1 for the first; `revision`: 0 until the gate sent the step back.
+        feedback: what the gate said, oldest first; `draft`: the output it said it of.
+        deadline: when the run must be done, in seconds of `time.monotonic()` of this process.
+    """
+
+    run_id: str
+    flow: str
+    step: str
+    attempt: int = 1
+    revision: int = 0
+    feedback: tuple[str, ...] = ()
+    draft: object | None = None
+    tenant: str = "default"
+    tags: Mapping[str, str] = field(default_factory=dict)
+    deadline: float = float("inf")
+    _cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of this step at this revision: hand it to services outside Redis."""
+        return f"{self.run_id}:{self.step}:{self.revision}"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run has ended or the step is another's: stop, the output will be discarded."""
+        return self._cancelled.is_set()
+
+    def remaining(self) -> float:
+        """Return the seconds left until the run's deadline; never below 0."""
+        return max(0.0, self.deadline - time.monotonic())
+
+
+class Agent(Generic[P, R]):
+    """
+    A typed function with a name, which is also its queue and its Celery task.
+
+    Calling an agent calls the function: no broker, no Redis.
+
+    Attributes:
+        name: of the agent; `timeout`: seconds, per attempt; `where`: `file:line` of the function.
+        takes_context: whether the handler's first parameter is a Context.
+        input, output: adapters that validate and serialise what it takes and gives.
+    """
+
+    def __init__(self, name: str, function: Callable[P, R], *, timeout: float) -> None:
+        code = inspect.unwrap(function).__code__
+        self.name = name
+        self.function = function
+        self.timeout = timeout
+        self.where = f"{code.co_filename}:{code.co_firstlineno}"
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.__doc__ = function.__doc__
+        self.__name__ = function.__name__
+        self.__module__ = function.__module__
+        if not NAME.fullmatch(name) or name in RESERVED:
+            raise self._invalid(
+                "a name is lower-case letters, digits, '.', '_' and '-', starts with a letter, has at most 100 "
+                f"characters and is none of {', '.join(sorted(RESERVED))}"
+            )
+        if timeout <= 0:
+            raise self._invalid(f"timeout must be above 0 s, not {timeout}")
+        hints = self._hints()
+        parameters = list(inspect.signature(function).parameters.values())
+        self.takes_context = bool(parameters) and hints.get(parameters[0].name) is Context
+        takes = parameters[1:] if self.takes_context else parameters
+        if len(takes) != 1 or takes[0].kind in {takes[0].VAR_POSITIONAL, takes[0].VAR_KEYWORD, takes[0].KEYWORD_ONLY}:
+            raise self._invalid("the handler takes an optional `ctx: Context` and one input, nothing else")
+        if takes[0].name not in hints:
+            raise self._invalid(f"annotate the input {takes[0].name!r} with a pydantic model")
+        if "return" not in hints:
+            raise self._invalid("annotate the output: `-> SomeModel`")
+        self.input_type, self.output_type = hints[takes[0].name], hints["return"]
+        self.input: TypeAdapter[Any] = self._adapter(self.input_type)  # user types: only pydantic knows them
+        self.output: TypeAdapter[Any] = self._adapter(self.output_type)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the plain function."""
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<agent {self.name}>"
+
+    def _invalid(self, why: str) -> InvalidAgent:
+        return InvalidAgent(self.name, self.where, why)
+
+    def _hints(self) -> dict[str, Any]:
+        try:
+            return get_type_hints(self.function, include_extras=True)
+        except NameError as error:
+            raise self._invalid(
+                f"an annotation cannot be resolved: {error}; import the type outside `if TYPE_CHECKING`"
+            ) from None
+
+    def _adapter(self, kind: Any) -> TypeAdapter[Any]:  # noqa: ANN401  any annotation a user may write
+        try:
+            return TypeAdapter(kind)
+        except (PydanticUserError, PydanticUndefinedAnnotation) as error:
+            raise self._invalid(f"pydantic cannot handle {kind!r}: {str(error).splitlines()[0]}") from None
+
+
+_agents: dict[str, Agent[Any, Any]] = {}
+
+
+def agent(name: str, *, timeout: float = DEFAULT_TIMEOUT) -> Callable[[Callable[P, R]], Agent[P, R]]:
+    """
+    Make a plain function an agent.
+
+    Args:
+        name: unique in the deployment; the queue's and the Celery task's name, such as `moderation.classify`.
+        timeout: seconds, per attempt. Async handlers are cancelled at it wherever they run; sync ones where the pool
+            can interrupt them (prefork).
+
+    Raises:
+        InvalidAgent: the name or the signature does not fit; the message names the file.
+        DuplicateName: another function has the name; the message names both files.
+
+    The function takes one input, optionally preceded by `ctx: Context`, and returns its output, both annotated with
+    types that pydantic can validate and serialise.
+    """
+
+    def register(function: Callable[P, R]) -> Agent[P, R]:
+        made = Agent(name, function, timeout=timeout)
+        known = _agents.get(name)
+        # The same line again is a module imported under two names or reloaded, not a second agent.
+        if known is not None and known.where != made.where:
+            raise DuplicateName("agent", name, known.where, made.where)
+        _agents[name] = made
+        return made
+
+    return register
+
+
+def agents() -> dict[str, Agent[Any, Any]]:
+    """Return the registered agents by name."""
+    return dict(sorted(_agents.items()))
+
+
+def load_agents(modules: Iterable[str]) -> None:
+    """
+    Import the modules that define agents and flows.
+
+    Raises:
+        AgentsNotFound: a module cannot be imported.
+        DefinitionError: an agent or flow in it is declared wrongly.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except DefinitionError:
+            raise
+        except Exception as error:
+            # Whatever a user's module raises while it is imported, the remedy is in that module.
+            raise AgentsNotFound(module, f"{type(error).__name__}: {error}") from error

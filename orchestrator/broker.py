@@ -1,0 +1,92 @@
+"""How we use Celery: its configuration from our settings, and a bare app for producers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from celery import Celery
+from kombu.transport import TRANSPORT_ALIASES
+
+from orchestrator.state import embedded
+
+if TYPE_CHECKING:
+    from orchestrator.messages import Priority
+    from orchestrator.settings import Settings
+
+START_TASK: Final = "orchestrator.start"
+START_QUEUE: Final = "orchestrator"
+
+# 0 is the most urgent on Redis, the least on RabbitMQ; kombu keeps a list for each of 0, 3, 6 and 9 on Redis.
+REDIS_PRIORITY: Final[dict[Priority, int]] = {"high": 0, "normal": 3, "low": 6}
+AMQP_PRIORITY: Final[dict[Priority, int]] = {"high": 9, "normal": 5, "low": 1}
+
+VISIBILITY_TIMEOUT: Final = 60
+
+
+def broker_url(settings: Settings) -> str:
+    """Return kombu's URL of the broker: the configured one, or the state's Redis."""
+    if settings.broker_url:
+        return _kombu(settings.broker_url.get_secret_value())
+    if settings.redis_url:
+        return _kombu(settings.redis_url.get_secret_value())
+    return embedded.ensure(settings).broker_url
+
+
+def _kombu(url: str) -> str:
+    return f"redis+socket{url.removeprefix('unix')}" if url.startswith("unix://") else url
+
+
+def message_priority(url: str, priority: Priority) -> int:
+    """Return the number the broker at `url` takes for a priority."""
+    return (REDIS_PRIORITY if urlsplit(url).scheme.startswith("redis") else AMQP_PRIORITY)[priority]
+
+
+def celery_config(settings: Settings) -> dict[str, object]:
+    """
+    Return Celery's configuration.
+
+    Messages are acknowledged when their execution starts: the run's state, not the broker, knows what is left to do, so
+    a lost execution comes back by its lease within seconds, and no message is doubled by a visibility timeout.
+    """
+    url = broker_url(settings)
+    state_url = _kombu(settings.redis_url.get_secret_value()) if settings.redis_url else url
+    if not settings.redis_url and settings.broker_url:
+        state_url = embedded.ensure(settings).broker_url
+    # kombu's Redis transport with messages vetted before Celery sees them; every Redis URL form leads to it.
+    TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "orchestrator.runtime.transport:Transport"))
+    return {
+        "broker_url": url,
+        "result_backend": state_url,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        "task_default_queue": START_QUEUE,
+        "task_ignore_result": True,
+        "result_expires": 86400,
+        "result_backend_always_retry": True,
+        "worker_consumer": "orchestrator.runtime.consumer:Consumer",
+        "worker_prefetch_multiplier": 1,
+        "worker_enable_prefetch_count_reduction": False,
+        "worker_send_task_events": True,
+        "control_queue_expires": 300,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_transport_options": {
+            "visibility_timeout": VISIBILITY_TIMEOUT,
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+            "socket_keepalive": True,
+            "client_name": "celeriac-broker",
+        }
+        if urlsplit(url).scheme.startswith("redis")
+        else {},
+    }
+
+
+def producer_app(settings: Settings) -> Celery:
+    """Return a Celery app that can publish; it has no tasks and does not become the process's current app."""
+    app = Celery("celeriac", set_as_current=False)
+    app.conf.update(celery_config(settings))
+    return app

@@ -1,0 +1,424 @@
+"""Submit runs, watch them, decide at their gates, fetch their results."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from orchestrator.agent import load_agents
+from orchestrator.broker import producer_app
+from orchestrator.errors import InvalidInput, RunCancelled, RunFailed, RunNotFound, UnknownFlow, WrongState
+from orchestrator.messages import Choice, Priority, RunStatus
+from orchestrator.patterns.canvas import publish
+from orchestrator.patterns.flow import flows
+from orchestrator.settings import get_settings
+from orchestrator.state import keys
+from orchestrator.state.connection import connect
+from orchestrator.state.runs import RunStore, Submission
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from celery import Celery
+    from redis import Redis
+
+    from orchestrator.messages import Event, RunState
+    from orchestrator.patterns.flow import Flow
+    from orchestrator.settings import Settings
+    from orchestrator.state.runs import Committed, Submitted
+
+MAX_TAGS: Final = 32
+MAX_TEXT: Final = 256
+MAX_PROBLEMS: Final = 3
+WAIT_SLICE: Final = 5.0
+BATCH: Final = 100
+START_OPTIONS: Final = frozenset({"key", "deadline", "priority", "tenant", "tags"})
+ANY: Final = TypeAdapter[Any](Any)  # what a run returned whose flow is not known here
+
+
+def describe(error: ValidationError) -> str:
+    """Say in one line what does not fit, without the input itself."""
+    found = [
+        f"{'.'.join(str(part) for part in item['loc']) or 'input'}: {item['msg']}"
+        for item in error.errors(include_url=False, include_input=False, include_context=False)
+    ]
+    more = f" (and {len(found) - MAX_PROBLEMS} more)" if len(found) > MAX_PROBLEMS else ""
+    return "; ".join(found[:MAX_PROBLEMS]) + more
+
+
+class Run:
+    """
+    One run, by its id; nothing is read before a method is called.
+
+    Attributes:
+        id: sorts by time.
+    """
+
+    def __init__(self, client: Client, run_id: str) -> None:
+        self.id = run_id
+        self._client = client
+        self._store = client.store
+
+    def __repr__(self) -> str:
+        return f"<run {self.id}>"
+
+    def state(self) -> RunState:
+        """
+        Return the run's projection.
+
+        Raises:
+            RunNotFound: there is no such run, or its retention has passed.
+        """
+        return self._store.load(self.id)
+
+    def status(self) -> RunStatus:
+        """Return the run's status."""
+        return self.state().status
+
+    def events(self) -> list[Event]:
+        """Return the run's log, oldest first."""
+        found = self._store.events(self.id)
+        if not found:
+            raise RunNotFound(self.id)
+        return found
+
+    def watch(self, timeout: float | None = None) -> Iterator[Event]:
+        """
+        Give the run's events from its first, as they happen, until it ends.
+
+        Raises:
+            RunNotFound: there is no such run.
+            TimeoutError: `timeout` seconds have passed and the run has not ended.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        last = "-"
+        while True:
+            wait = WAIT_SLICE if until is None else min(WAIT_SLICE, until - time.monotonic())
+            if wait <= 0:
+                msg = f"run {self.id} has not ended after {timeout:g} s; it goes on: watch it again"
+                raise TimeoutError(msg)
+            found = self._store.follow(self.id, last, wait)
+            if not found and not self._store.exists(self.id):
+                raise RunNotFound(self.id)
+            for event in found:
+                last = event.id
+                yield event
+                if event.ends_run:
+                    return
+
+    def result(self, timeout: float | None = None) -> Any:  # noqa: ANN401  the flow's output type
+        """
+        Wait for the run's end and return its output, as the flow's output type where the flow is known here.
+
+        Args:
+            timeout: seconds; None waits until the run's deadline at the latest.
+
+        Raises:
+            RunFailed: with the reason.
+            RunCancelled: with the reason.
+            RunNotFound: there is no such run.
+            TimeoutError: it has not ended in time; it goes on.
+        """
+        state = self.state()
+        if not state.finished:
+            for _ in self.watch(timeout):
+                pass
+            state = self.state()
+        if state.status == "failed":
+            raise RunFailed(self.id, state.reason or "")
+        if state.status == "cancelled":
+            raise RunCancelled(self.id, state.reason or "")
+        value = self._store.value(self.id, state.output or "")
+        if value is None:
+            raise RunNotFound(self.id)
+        flow = flows().get(state.flow)
+        return (flow.output if flow else ANY).validate_json(value)
+
+    def value(self, name: str) -> Any:  # noqa: ANN401  any JSON
+        """Return a stored value as plain JSON data: `input`, or what a step's `input`, `output` or `draft` names."""
+        found = self._store.value(self.id, name)
+        return None if found is None else json.loads(found)
+
+    def cancel(self, reason: str = "", *, by: str = "") -> None:
+        """
+        Cancel the run: queued and waiting steps end at once, a running one sees it within its lease.
+
+        Raises:
+            RunNotFound: there is no such run.
+            WrongState: it has ended.
+        """
+        self._check_id()
+        outcome = self._store.cancel(self.id, reason=reason, by=by)
+        if outcome == "gone":
+            raise RunNotFound(self.id)
+        if outcome == "closed":
+            raise WrongState(self.id, f"it has ended already: {self.status()}")
+
+    def approve(self, step: str | None = None, *, by: str, note: str = "") -> None:
+        """
+        Let the output of a step that waits at its gate pass.
+
+        Args:
+            step: which one; None: the one that waits.
+            by: who decides.
+            note: why.
+
+        Raises:
+            RunNotFound: there is no such run.
+            WrongState: no step waits, or not this one.
+        """
+        self._decide("approve", step, by, note)
+
+    def reject(self, step: str | None = None, *, by: str, note: str = "") -> None:
+        """Fail the run at the step that waits at its gate; arguments and errors as of `approve`."""
+        self._decide("reject", step, by, note)
+
+    def _check_id(self) -> None:
+        if not keys.is_run_id(self.id):
+            raise RunNotFound(self.id)
+
+    def _decide(self, choice: Choice, step: str | None, by: str, note: str) -> None:
+        if not by:
+            msg = "say who decides: by='a name'"
+            raise InvalidInput(msg)
+        state = self.state()
+        waiting = [candidate.name for candidate in state.steps if candidate.status == "waiting"]
+        name = step or next(iter(waiting), None)
+        if name not in waiting:
+            what = f"step {step!r} does not wait for a decision" if step else "no step waits for a decision"
+            raise WrongState(self.id, f"{what}; the run is {state.status}")
+        committed = self._store.decide(self.id, name, choice, by=by, note=note)
+        if committed.what in {"closed", "not waiting"}:
+            raise WrongState(self.id, "somebody else, or the timeout, has just decided")
+        self._client.carry_on(self.id, committed)
+
+
+class Client:
+    """
+    A producer's and a watcher's view of the runs.
+
+    Args:
+        settings: of this process unless given.
+        app: the Celery app to publish with; a bare one unless given.
+        connection: the state's Redis, replies as bytes; connected by the settings unless given.
+    """
+
+    def __init__(
+        self, settings: Settings | None = None, *, app: Celery | None = None, connection: Redis | None = None
+    ) -> None:
+        self.settings = settings or get_settings()
+        self._app = app
+        self.store = RunStore(connection if connection is not None else connect(self.settings), self.settings)
+
+    @property
+    def app(self) -> Celery:
+        """The Celery app that publishes; built when first needed, so that reading runs needs no broker."""
+        if self._app is None:
+            self._app = producer_app(self.settings)
+        return self._app
+
+    def submit(
+        self,
+        flow: Flow | str,
+        input: object,  # noqa: A002  the word of the domain
+        *,
+        key: str | None = None,
+        deadline: float | None = None,
+        priority: Priority = "normal",
+        tenant: str = "default",
+        tags: Mapping[str, str] | None = None,
+    ) -> Run:
+        """
+        Create a run and enqueue its first step.
+
+        Args:
+            flow: the flow or its name.
+            input: the flow's input model, or plain data that fits it.
+            key: an idempotency key: the same key and input give the same run.
+            deadline: seconds the run may take in all; the setting `run_deadline` unless given.
+            priority: `high`, `normal` or `low`.
+            tenant: whose run it is.
+            tags: free text by name, at most 32.
+
+        Raises:
+            UnknownFlow: no flow has this name.
+            InvalidInput: the input or an option does not fit; nothing was enqueued.
+            PayloadTooLarge: with the size and the limit.
+            KeyConflict: the key was used with another input.
+        """
+        return self.submit_many(
+            flow,
+            [input],
+            keys=None if key is None else [key],
+            deadline=deadline,
+            priority=priority,
+            tenant=tenant,
+            tags=tags,
+        )[0]
+
+    def submit_many(
+        self,
+        flow: Flow | str,
+        inputs: Sequence[object],
+        *,
+        keys: Sequence[str] | None = None,
+        deadline: float | None = None,
+        priority: Priority = "normal",
+        tenant: str = "default",
+        tags: Mapping[str, str] | None = None,
+    ) -> list[Run]:
+        """Create one run for each input, with few round trips; arguments and errors as of `submit`."""
+        found = self._flow(flow)
+        options = self._options(deadline, priority, tenant, tags)
+        if keys is not None and len(keys) != len(inputs):
+            msg = f"{len(keys)} keys for {len(inputs)} inputs; give one key for each"
+            raise InvalidInput(msg)
+        for key in keys or ():
+            self._text("key", key)
+        submissions = [
+            Submission(
+                flow=found.name,
+                plan=found.plan(),
+                value=self._encode(found, value),
+                key=keys[number] if keys is not None else None,
+                **options,
+            )
+            for number, value in enumerate(inputs)
+        ]
+        runs = []
+        for start in range(0, len(submissions), BATCH):
+            batch = submissions[start : start + BATCH]
+            submitted = self.store.submit(batch)
+            self._publish(submitted)
+            runs += [Run(self, one.run_id) for one in submitted]
+        return runs
+
+    def start(self, flow: object, input: object, **options: object) -> Run:  # noqa: A002
+        """
+        Do what `submit` does, but record what is refused as a failed run: for producers that see no exception.
+
+        Args:
+            flow: the flow's name.
+            input: JSON data.
+            options: as of `submit`.
+
+        Returns:
+            The run; failed with the reason where anything does not fit.
+        """
+        try:
+            return self.submit(*self._foreign(flow, input, options), **cast("dict[str, Any]", options))
+        except InvalidInput as error:
+            refused = Submission(
+                flow=str(flow)[:MAX_TEXT],
+                plan=(),
+                value=b"null",
+                deadline=self.settings.run_deadline,
+                retention=self.settings.retention,
+                tags={},
+                refused=f"refused: {error}",
+            )
+            (submitted,) = self.store.submit([refused])
+            return Run(self, submitted.run_id)
+
+    @staticmethod
+    def _foreign(flow: object, input: object, options: Mapping[str, object]) -> tuple[str, object]:  # noqa: A002
+        """Check what another language handed in before Python's own signature does."""
+        if not isinstance(flow, str):
+            msg = f"flow must be the name of a flow, not {type(flow).__name__}"
+            raise InvalidInput(msg)
+        unknown = sorted(set(options) - START_OPTIONS)
+        if unknown:
+            msg = f"unknown arguments: {', '.join(unknown)}; known: {', '.join(sorted(START_OPTIONS))}"
+            raise InvalidInput(msg)
+        return flow, input
+
+    def get(self, run_id: str) -> Run:
+        """Return a run by its id; whether it exists shows when it is used."""
+        return Run(self, run_id)
+
+    def list_runs(
+        self,
+        *,
+        status: RunStatus | None = None,
+        flow: str | None = None,
+        tenant: str | None = None,
+        tag: tuple[str, str] | None = None,
+        limit: int = 50,
+    ) -> list[RunState]:
+        """Return the newest runs that fit, newest first, at most `limit`."""
+        statuses = [status] if status else list(get_args(RunStatus))
+        filtered = flow is not None or tenant is not None or tag is not None
+        # The indexes know statuses alone; other wishes are filtered here, over a bounded number of runs.
+        ids = self.store.newest(statuses, limit * 20 if filtered else limit)
+        states = self.store.load_many(ids)
+        return [
+            state
+            for state in states
+            if (flow is None or state.flow == flow)
+            and (tenant is None or state.tenant == tenant)
+            and (tag is None or state.tags.get(tag[0]) == tag[1])
+        ][:limit]
+
+    def carry_on(self, run_id: str, committed: Committed) -> None:
+        """Publish what became ready by a commit or a decision, if anything did."""
+        if committed.what in {"next", "again"}:
+            publish(self.app, self.store.load(run_id))
+
+    def _publish(self, submitted: Sequence[Submitted]) -> None:
+        # A producer that dies here leaves runs whose dispatch deadline brings them on: created is as good as enqueued.
+        created = [one.run_id for one in submitted if one.created]
+        for state in self.store.load_many(created):
+            publish(self.app, state)
+
+    def _flow(self, flow: Flow | str) -> Flow:
+        if not isinstance(flow, str):
+            return flow
+        load_agents(self.settings.agents)
+        known = flows()
+        if flow not in known:
+            raise UnknownFlow(flow, ", ".join(known))
+        return known[flow]
+
+    def _encode(self, flow: Flow, value: object) -> bytes:
+        try:
+            return flow.input.dump_json(flow.input.validate_python(value))
+        except ValidationError as error:
+            msg = f"the input does not fit flow {flow.name!r}: {describe(error)}"
+            raise InvalidInput(msg) from None
+
+    def _options(self, deadline: float | None, priority: Priority, tenant: str, tags: object) -> dict[str, Any]:
+        if priority not in get_args(Priority):
+            msg = f"priority must be high, normal or low, not {priority!r}"
+            raise InvalidInput(msg)
+        seconds = self.settings.run_deadline if deadline is None else deadline
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 366 * 86400:
+            msg = f"deadline must be seconds, above 0 and at most a year, not {deadline!r}"
+            raise InvalidInput(msg)
+        self._text("tenant", tenant)
+        if not isinstance(tags, Mapping | None):
+            msg = "tags must map names to texts"
+            raise InvalidInput(msg)
+        named = dict(tags or {})
+        if len(named) > MAX_TAGS:
+            msg = f"{len(named)} tags; a run has at most {MAX_TAGS}"
+            raise InvalidInput(msg)
+        for name, text in named.items():
+            self._text("a tag's name", name)
+            self._text(f"tag {name!r}", text)
+        return {
+            "deadline": float(seconds),
+            "retention": self.settings.retention,
+            "priority": priority,
+            "tenant": tenant,
+            "tags": named,
+        }
+
+    @staticmethod
+    def _text(what: str, value: object) -> None:
+        if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
+            msg = f"{what} must be a text of 1 to {MAX_TEXT} characters, not {value!r:.80}"
+            raise InvalidInput(msg)

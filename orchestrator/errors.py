@@ -1,0 +1,223 @@
+"""
+Every exception we raise.
+
+OrchestratorError
+├── InvalidSettings          a setting does not fit
+├── DefinitionError          agents or flows are declared wrongly (raised at import)
+│   ├── DuplicateName        a name is registered twice
+│   ├── InvalidAgent         a handler cannot be an agent
+│   ├── InvalidFlow          a flow cannot be built
+│   ├── UnknownAgent         a flow names an agent nobody registered
+│   └── AgentsNotFound       a module named in the settings cannot be imported
+├── InvalidInput             what was handed in is refused before anything is enqueued
+│   ├── UnknownFlow
+│   ├── PayloadTooLarge
+│   └── KeyConflict          the idempotency key was used with another input
+├── StateError
+│   ├── RunNotFound
+│   ├── WrongState           the run is not in a state that allows the call
+│   └── StoreUnavailable     Redis cannot be reached or refuses us
+├── RunFailed                the run ended without a result
+├── RunCancelled
+├── AgentFailed              a step's handler raised, or its gate rejected its output
+└── EmbeddedServerError      the embedded server cannot be used
+
+`args` are the constructor's arguments, so that a JSON or pickle round trip rebuilds the error.
+"""
+
+from __future__ import annotations
+
+
+class OrchestratorError(Exception):
+    """Base of every error of ours; `str()` is one line that says what to do next."""
+
+
+class InvalidSettings(OrchestratorError):
+    """A setting does not fit. `InvalidSettings(message)`."""
+
+    def __str__(self) -> str:
+        return f"invalid settings: {self.args[0]}"
+
+
+class DefinitionError(OrchestratorError):
+    """An agent or a flow is declared wrongly; raised while the module is imported."""
+
+
+class DuplicateName(DefinitionError):
+    """Two agents, or two flows, share a name. `DuplicateName(kind, name, first, second)`."""
+
+    def __init__(self, kind: str, name: str, first: str, second: str) -> None:
+        super().__init__(kind, name, first, second)
+
+    def __str__(self) -> str:
+        kind, name, first, second = self.args
+        return f"{kind} {name!r} is registered twice: in {first} and in {second}; rename one"
+
+
+class InvalidAgent(DefinitionError):
+    """A function cannot be an agent. `InvalidAgent(name, where, why)`."""
+
+    def __init__(self, name: str, where: str, why: str) -> None:
+        super().__init__(name, where, why)
+
+    def __str__(self) -> str:
+        return f"agent {self.args[0]!r} ({self.args[1]}): {self.args[2]}"
+
+
+class InvalidFlow(DefinitionError):
+    """A flow cannot be built. `InvalidFlow(name, where, why)`."""
+
+    def __init__(self, name: str, where: str, why: str) -> None:
+        super().__init__(name, where, why)
+
+    def __str__(self) -> str:
+        return f"flow {self.args[0]!r} ({self.args[1]}): {self.args[2]}"
+
+
+class UnknownAgent(DefinitionError):
+    """A flow names an agent nobody registered. `UnknownAgent(flow, where, agent, known)`."""
+
+    def __init__(self, flow: str, where: str, agent: str, known: str) -> None:
+        super().__init__(flow, where, agent, known)
+
+    def __str__(self) -> str:
+        flow, where, agent, known = self.args
+        return (
+            f"flow {flow!r} ({where}): there is no agent {agent!r}; "
+            f"import the module that defines it first (known: {known or 'none'})"
+        )
+
+
+class AgentsNotFound(DefinitionError):
+    """A module named in the setting `agents` cannot be imported. `AgentsNotFound(module, why)`."""
+
+    def __init__(self, module: str, why: str) -> None:
+        super().__init__(module, why)
+
+    def __str__(self) -> str:
+        return (
+            f"cannot import {self.args[0]!r}, named in CELERIAC_AGENTS or the setting `agents`: {self.args[1]}; "
+            "correct the name, install the package, or run in the folder that holds it"
+        )
+
+
+class InvalidInput(OrchestratorError):
+    """What was handed in does not fit and was refused before anything was enqueued. `InvalidInput(message)`."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class UnknownFlow(InvalidInput):
+    """No flow has this name. `UnknownFlow(flow, known)`."""
+
+    def __init__(self, flow: str, known: str) -> None:
+        super().__init__(flow, known)
+
+    def __str__(self) -> str:
+        flow, known = self.args
+        return (
+            f"there is no flow {flow!r} (known: {known or 'none'}); name the module that defines it in CELERIAC_AGENTS"
+        )
+
+
+class PayloadTooLarge(InvalidInput):
+    """A value exceeds the configured maximum. `PayloadTooLarge(what, size, limit)`, both in bytes."""
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        super().__init__(what, size, limit)
+
+    def __str__(self) -> str:
+        what, size, limit = self.args
+        return (
+            f"{what} is {size:,} bytes, the limit is {limit:,}; "
+            "pass a reference to the data, or raise CELERIAC_MAX_PAYLOAD_BYTES"
+        )
+
+
+class KeyConflict(InvalidInput):
+    """The idempotency key belongs to a run with another flow or input. `KeyConflict(key, run_id)`."""
+
+    def __init__(self, key: str, run_id: str) -> None:
+        super().__init__(key, run_id)
+
+    def __str__(self) -> str:
+        return (
+            f"key {self.args[0]!r} was used by run {self.args[1]} with another flow or input; "
+            "use a new key for new work"
+        )
+
+
+class StateError(OrchestratorError):
+    """The stored state does not allow what was asked."""
+
+
+class RunNotFound(StateError):
+    """No run has this id. `RunNotFound(run_id)`."""
+
+    def __str__(self) -> str:
+        return (
+            f"there is no run {self.args[0]!r}: check the id with `celeriac runs list`; "
+            "a finished run is kept for its retention time only"
+        )
+
+
+class WrongState(StateError):
+    """The run is not in a state that allows the call. `WrongState(run_id, message)`."""
+
+    def __init__(self, run_id: str, message: str) -> None:
+        super().__init__(run_id, message)
+
+    def __str__(self) -> str:
+        return f"run {self.args[0]}: {self.args[1]}"
+
+
+class StoreUnavailable(StateError):
+    """Redis cannot be reached or refuses us. `StoreUnavailable(url, why)`; the URL without its password."""
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(url, why)
+
+    def __str__(self) -> str:
+        return f"Redis at {self.args[0]}: {self.args[1]}; start it, or correct CELERIAC_REDIS_URL"
+
+
+class RunFailed(OrchestratorError):
+    """The run ended without a result. `RunFailed(run_id, reason)`."""
+
+    def __init__(self, run_id: str, reason: str) -> None:
+        super().__init__(run_id, reason)
+
+    def __str__(self) -> str:
+        return f"run {self.args[0]} failed: {self.args[1]}; see `celeriac runs events {self.args[0]}`"
+
+
+class RunCancelled(OrchestratorError):
+    """The run was cancelled. `RunCancelled(run_id, reason)`."""
+
+    def __init__(self, run_id: str, reason: str) -> None:
+        super().__init__(run_id, reason)
+
+    def __str__(self) -> str:
+        return f"run {self.args[0]} was cancelled: {self.args[1] or 'no reason was given'}"
+
+
+class AgentFailed(OrchestratorError):
+    """
+    A step failed for good, and its run with it. `AgentFailed(step, reason)`.
+
+    This is what Celery and Flower see: short, and without the payload.
+    """
+
+    def __init__(self, step: str, reason: str) -> None:
+        super().__init__(step, reason)
+
+    def __str__(self) -> str:
+        return f"{self.args[0]}: {self.args[1]}"
+
+
+class EmbeddedServerError(OrchestratorError):
+    """The embedded server cannot be started or used. `EmbeddedServerError(message)`."""
+
+    def __str__(self) -> str:
+        return f"embedded server: {self.args[0]}"

@@ -1,0 +1,6 @@
+"""The orchestration patterns, one a module, built on agents and state alone."""
+
+from orchestrator.patterns.flow import Flow, flows
+from orchestrator.patterns.pipeline import Decision, Gate, Pipeline, Stage
+
+__all__ = ["Decision", "Flow", "Gate", "Pipeline", "Stage", "flows"]

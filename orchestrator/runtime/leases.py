@@ -1,0 +1,82 @@
+"""The leases of the steps a process executes, renewed together until each is done or lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from redis.exceptions import RedisError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from orchestrator.state.runs import Begun, RunStore
+
+logger = logging.getLogger(__name__)
+
+Held = tuple[str, str, str]
+
+
+class LeaseKeeper:
+    """
+    Renew every lease in flight, all in one round trip.
+
+    Args:
+        store: of the runs.
+        interval: seconds between renewals; a third of the lease, so that two may fail.
+    """
+
+    _thread_name: Final = "celeriac-leases"
+
+    def __init__(self, store: RunStore, *, interval: float) -> None:
+        self._store = store
+        self._interval = interval
+        self._held: dict[Held, Callable[[], None]] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def held(self, begun: Begun, on_lost: Callable[[], None]) -> Iterator[None]:
+        """
+        Keep a step's lease while the block runs.
+
+        Args:
+            begun: the attempt.
+            on_lost: called at most once, on the keeper's thread, when the run has ended or the step is another's.
+        """
+        lease = (begun.run_id, begun.step.name, begun.fence)
+        with self._lock:
+            self._held[lease] = on_lost
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._renew_for_ever, name=self._thread_name, daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held.pop(lease, None)
+
+    def renew(self) -> None:
+        """Renew once, and tell the holders of leases that are lost."""
+        with self._lock:
+            leases = list(self._held)
+        if not leases:
+            return
+        for lease, renewal in zip(leases, self._store.renew(leases), strict=True):
+            if renewal != "renewed":
+                with self._lock:
+                    on_lost = self._held.pop(lease, None)
+                if on_lost is not None:
+                    logger.warning("run %s step %s: lease lost (%s)", lease[0], lease[1], renewal)
+                    on_lost()
+
+    def _renew_for_ever(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(self._interval):
+            try:
+                self.renew()
+            except RedisError as error:
+                # The lease may run out meanwhile; then the fence keeps this attempt from committing.
+                logger.warning("leases not renewed: %s", error)

@@ -1,0 +1,46 @@
+"""What a worker process needs once: its Redis client, its stores, its leases. Made anew after a fork."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from orchestrator.runtime.leases import LeaseKeeper
+from orchestrator.settings import get_settings
+from orchestrator.state.connection import connect
+from orchestrator.state.dead import DeadLetters
+from orchestrator.state.runs import RunStore
+
+if TYPE_CHECKING:
+    from orchestrator.settings import Settings
+
+
+class WorkerProcess:
+    """
+    The stores and the lease keeper of one process.
+
+    Attributes:
+        name: `host:pid`, for people to read.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        client = connect(settings)
+        self.store = RunStore(client, settings)
+        self.dead = DeadLetters(client)
+        self.leases = LeaseKeeper(self.store, interval=settings.lease / 3)
+
+
+_processes: dict[int, WorkerProcess] = {}
+
+
+def current() -> WorkerProcess:
+    """Return this process's own; a prefork child must not share its parent's sockets and threads."""
+    pid = os.getpid()
+    found = _processes.get(pid)
+    if found is None:
+        _processes.clear()
+        found = _processes[pid] = WorkerProcess(get_settings())
+    return found

@@ -1,0 +1,245 @@
+"""The life of a step in a worker: begin, run the agent, judge, commit, carry on."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import secrets
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from billiard.exceptions import SoftTimeLimitExceeded
+from pydantic import ValidationError
+
+from orchestrator.agent import Context
+from orchestrator.client import describe
+from orchestrator.errors import AgentFailed, PayloadTooLarge
+from orchestrator.patterns.canvas import publish
+from orchestrator.patterns.flow import flows
+from orchestrator.patterns.pipeline import Decision
+from orchestrator.runtime.outcomes import StepAgain, StepClosed, StepSuperseded
+from orchestrator.state.runs import Begun, Committed, Refused, milliseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from celery import Task
+
+    from orchestrator.agent import Agent
+    from orchestrator.runtime.process import WorkerProcess
+    from orchestrator.state.runs import Verdict
+
+logger = logging.getLogger(__name__)
+
+REFUSALS = {
+    "gone": "there is no such run or step",
+    "done": "the step is done already",
+    "held": "another execution holds the step's lease",
+    "early": "the step is not ready yet",
+    "moved": "the step has fallen back to another agent",
+    "stale": "another execution has taken the step over",
+}
+
+
+class StepLost(Exception):
+    """The lease was lost while the handler ran: write nothing."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An output with its gate's verdict, as commit.lua takes it; `reject` is the reason to fail instead."""
+
+    value: bytes
+    verdict: Verdict = "complete"
+    details: dict[str, object] | None = None
+    reject: str | None = None
+
+
+def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: str, step: str) -> str:
+    """
+    Execute a delivered step.
+
+    Args:
+        task: Celery's, with its request.
+        agent: whose queue the message came from.
+        process: this worker process.
+        run_id: the run.
+        step: its step.
+
+    Returns:
+        A few words for Flower.
+
+    Raises:
+        AgentFailed: the step failed, and its run with it.
+        StepSuperseded, StepClosed, StepAgain: see there.
+        redis.exceptions.RedisError: Redis stayed away. Nothing failed: the step's lease or dispatch deadline passes
+            and it is executed again.
+    """
+    begun = process.store.begin(run_id, step, agent=agent.name, nonce=secrets.token_hex(8), worker=process.name)
+    if isinstance(begun, Refused):
+        raise _refusal(begun.why)
+    try:
+        judged = _work(agent, process, begun)
+        if judged.reject is None:
+            committed = process.store.commit(begun, judged.value, judged.verdict, judged.details)
+            return _carry_on(task, process, begun, committed)
+        reason = judged.reject
+    except StepLost:
+        raise StepClosed("the run has ended, or the step's lease was lost") from None
+    except AgentFailed as failed:
+        reason = failed.args[1]
+    except PayloadTooLarge as error:
+        reason = str(error)
+    outcome = process.store.fail(begun, reason)
+    if outcome != "failed":
+        raise _refusal(outcome)
+    raise AgentFailed(step, reason)
+
+
+def _refusal(why: str) -> StepSuperseded | StepClosed:
+    return StepClosed("the run has ended") if why == "closed" else StepSuperseded(REFUSALS[why])
+
+
+def _work(agent: Agent[Any, Any], process: WorkerProcess, begun: Begun) -> Judged:
+    """Run the handler on the step's input under its lease, and its gate on the output."""
+    step = begun.step
+    try:
+        value = agent.input.validate_json(begun.value)
+        draft = agent.output.validate_json(begun.draft) if begun.draft else None
+    except ValidationError as error:
+        raise AgentFailed(step.name, f"the input does not fit agent {agent.name!r}: {describe(error)}") from None
+    cancelled = threading.Event()
+    context = Context(
+        run_id=begun.run_id,
+        flow=begun.flow,
+        step=step.name,
+        attempt=step.attempt,
+        revision=step.revision,
+        feedback=step.feedback,
+        draft=draft,
+        tenant=begun.tenant,
+        tags=begun.tags,
+        deadline=time.monotonic() + begun.remaining,
+        _cancelled=cancelled,
+    )
+    call = (
+        functools.partial(agent.function, context, value)
+        if agent.takes_context
+        else functools.partial(agent.function, value)
+    )
+    timeout = min(agent.timeout, begun.remaining)
+    try:
+        if agent.is_async:
+            given = _run_async(call, process, begun, cancelled, timeout)
+        else:
+            with process.leases.held(begun, cancelled.set):
+                given = call()
+    except StepLost:
+        raise
+    except (TimeoutError, SoftTimeLimitExceeded) as error:
+        logger.exception("run %s step %s: timed out", begun.run_id, step.name)
+        reason = f"timed out after {timeout:g} s" if not str(error) else f"{type(error).__name__}: {error}"
+        raise AgentFailed(step.name, reason) from error
+    except Exception as error:
+        # Whatever a handler raises fails its step, with the reason; retry and fallback will be decided here.
+        logger.exception("run %s step %s: agent %s raised", begun.run_id, step.name, agent.name)
+        raise AgentFailed(step.name, f"{type(error).__name__}: {error}") from error
+    try:
+        output = agent.output.validate_python(given)
+    except ValidationError as error:
+        raise AgentFailed(
+            step.name, f"agent {agent.name!r} returned what it does not declare: {describe(error)}"
+        ) from None
+    return _judge(agent, begun, output)
+
+
+def _judge(agent: Agent[Any, Any], begun: Begun, output: object) -> Judged:
+    """Ask the step's gate. A fallback's output passes: it is the answer of last resort."""
+    step, value = begun.step, agent.output.dump_json(output)
+    if not step.gated or step.degraded:
+        return Judged(value)
+    flow = flows().get(begun.flow)
+    gate = flow.gate_of(step.name) if flow else None
+    if gate is None:
+        raise AgentFailed(
+            step.name,
+            f"this worker does not know flow {begun.flow!r} with a gate here; add its module to CELERIAC_AGENTS",
+        )
+    try:
+        decision = gate.decide(output, revision=step.revision)
+    except Exception as error:
+        logger.exception("run %s step %s: the gate raised", begun.run_id, step.name)
+        raise AgentFailed(step.name, f"its gate raised {type(error).__name__}: {error}") from error
+    fallback = gate.fallback_agent
+    match decision:
+        case Decision("pass"):
+            return Judged(value)
+        case Decision("revise", feedback):
+            return Judged(value, "revise", {"feedback": feedback})
+        case Decision("fallback", reason) if fallback is not None:
+            return Judged(value, "fallback", {"agent": fallback.name, "reason": reason})
+        case Decision("human", question):
+            details = {"question": question, "timeout_ms": milliseconds(gate.timeout), "default": gate.default}
+            return Judged(value, "wait", details | ({"fallback": fallback.name} if fallback else {}))
+        case _:
+            return Judged(value, reject=f"rejected by its gate: {decision.reason}")
+
+
+def _carry_on(task: Task, process: WorkerProcess, begun: Begun, committed: Committed) -> str:
+    """
+    Let what the commit made ready follow.
+
+    Celery carries the chain on where its next link is the step that is ready. Otherwise (the chain's window is used
+    up, the message came alone from the caretaker, the gate turned the run) the canvas is compiled anew.
+    """
+    if committed.what in {"stale", "closed"}:
+        raise _refusal(committed.what)
+    chain = task.request.chain
+    if committed.what == "next" and chain and chain[-1]["kwargs"].get("step") == committed.step:
+        return f"completed → {committed.step}"
+    task.request.chain = None
+    if committed.what in {"next", "again"}:
+        publish(task.app, process.store.load(begun.run_id))
+    if committed.what == "again":
+        raise StepAgain(f"sent back by its gate: {committed.step} runs again")
+    return {"waiting": "waiting for a person", "finished": "completed, the run is done"}.get(
+        committed.what, f"completed → {committed.step}"
+    )
+
+
+_threads = threading.local()
+
+
+def _run_async(
+    call: Callable[[], Coroutine[Any, Any, object]],
+    process: WorkerProcess,
+    begun: Begun,
+    cancelled: threading.Event,
+    timeout: float,
+) -> object:
+    """Run a coroutine on this thread's loop; a lost lease cancels it, so that its `finally` blocks run at once."""
+    runner: asyncio.Runner | None = getattr(_threads, "runner", None)
+    if runner is None:
+        runner = _threads.runner = asyncio.Runner()
+    loop = runner.get_loop()
+
+    async def under_lease() -> object:
+        work = asyncio.ensure_future(call())
+
+        def lost() -> None:
+            cancelled.set()
+            loop.call_soon_threadsafe(work.cancel)
+
+        with process.leases.held(begun, lost):
+            try:
+                async with asyncio.timeout(timeout):
+                    return await work
+            except asyncio.CancelledError:
+                if cancelled.is_set():
+                    raise StepLost from None
+                raise
+
+    return runner.run(under_lease())

@@ -1,0 +1,91 @@
+"""The Celery tasks: one for each agent, and the one that starts runs for any producer."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from celery import Task
+from celery.exceptions import Reject
+
+from orchestrator.agent import agents
+from orchestrator.broker import START_QUEUE, START_TASK
+from orchestrator.client import Client
+from orchestrator.errors import AgentFailed
+from orchestrator.runtime.process import current
+from orchestrator.runtime.step import execute
+from orchestrator.state import keys
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from orchestrator.agent import Agent
+
+HARD_LIMIT_GRACE = 10.0
+"""Seconds after an agent's timeout when a prefork child that did not react is killed."""
+
+
+class StepTask(Task):
+    """Base of the agents' tasks: a message holds a run and a step, nothing else."""
+
+    Request = "orchestrator.runtime.request:StepRequest"
+    ignore_result = True
+    abstract = True
+    throws = (AgentFailed,)  # told in the run, in Flower and in the log above it; no second traceback
+
+
+def register_tasks(app: Celery) -> None:
+    """Give a Celery app the task of every registered agent, and `orchestrator.start`."""
+    for agent in agents().values():
+        _register_agent(app, agent)
+    app.task(name=START_TASK, bind=True, ignore_result=False, acks_late=True, reject_on_worker_lost=True)(start)
+    app.conf.task_routes = {START_TASK: {"queue": START_QUEUE}, **{name: {"queue": name} for name in agents()}}
+
+
+def _register_agent(app: Celery, agent: Agent[Any, Any]) -> None:
+    def run_step(self: StepTask, *args: object, run: object = None, step: object = None, **others: object) -> str:
+        if args or others or not isinstance(run, str) or not isinstance(step, str) or not keys.is_run_id(run):
+            reason = "an agent's message holds a run and a step; enqueue with Client.submit or orchestrator.start"
+            held = {"args": args, "run": run, "step": step, **others}
+            current().dead.add(queue=agent.name, reason=reason, body=json.dumps(held, default=repr).encode())
+            raise Reject(reason, requeue=False)
+        return execute(self, agent, current(), run, step)
+
+    # Async handlers have their own timeout; the pool's interrupts what blocks, where it can.
+    app.task(
+        name=agent.name,
+        bind=True,
+        base=StepTask,
+        soft_time_limit=None if agent.is_async else agent.timeout,
+        time_limit=agent.timeout + HARD_LIMIT_GRACE,
+    )(run_step)
+
+
+def start(
+    self: Task,
+    flow: object = None,
+    input: object = None,  # noqa: A002  the word of the domain
+    *others: object,
+    key: object = None,
+    **options: object,
+) -> str:
+    """
+    Start a run, for producers that have no code of ours: `{"flow": name, "input": ...}`.
+
+    Args:
+        self: Celery's task.
+        flow: the flow's name.
+        input: its input, as JSON data.
+        others: refused.
+        key: an idempotency key. Without one the message's own id serves, so that a redelivered message starts no
+            second run.
+        options: `deadline`, `priority`, `tenant`, `tags`, as of Client.submit.
+
+    Returns:
+        The run's id; of a run that failed with the reason where anything is refused.
+    """
+    process = current()
+    client = Client(process.settings, app=self.app, connection=process.store.client)
+    if others:
+        options["positional"] = "only flow and input may be positional"
+    return client.start(flow, input, key=f"start:{self.request.id}" if key is None else key, **options).id

@@ -1,0 +1,1 @@
+"""All of Redis: keys, scripts, connections and one store per thing stored."""

@@ -1,0 +1,174 @@
+"""A run's projection, rebuilt from its events alone: what the Lua scripts do, said once more in Python."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from orchestrator.messages import EVENT_VERSION, RunState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from orchestrator.messages import Event
+
+UNFINISHED = frozenset({"pending", "ready", "running", "waiting"})
+
+
+class UnknownEventError(ValueError):
+    """The log holds an event this version cannot fold."""
+
+
+def fold(run_id: str, events: Iterable[Event]) -> RunState:
+    """
+    Rebuild a run's projection from its log.
+
+    Args:
+        run_id: the run.
+        events: its events, from the first one on, oldest first. A prefix gives the state at that time.
+
+    Raises:
+        UnknownEventError: an event is of a type or version that this code does not know.
+    """
+    folding = _Folding()
+    for event in events:
+        handler = _HANDLERS.get(event.type)
+        if handler is None or event.version != EVENT_VERSION:
+            msg = f"event {event.id} is {event.type} version {event.version}: upgrade celeriac to read this run"
+            raise UnknownEventError(msg)
+        handler(folding, event)
+    steps = [{"name": name, **step} for name, step in folding.steps.items()]
+    return RunState.model_validate({"id": run_id, **folding.run, "steps": steps})
+
+
+class _Folding:
+    """The projection while it is being built, in the shape of the Lua tables it mirrors."""
+
+    def __init__(self) -> None:
+        self.run: dict[str, object] = {}
+        self.steps: dict[str, dict[str, object]] = {}
+
+    def step(self, event: Event) -> dict[str, object]:
+        return self.steps[str(event.data["step"])]
+
+    def span(self, event: Event) -> Iterator[dict[str, object]]:
+        """Give the steps from the gate's start to the gated step: what a revision runs again."""
+        gated = str(event.data["step"])
+        name = str(self.steps[gated].get("start") or gated)
+        while name != gated:
+            yield self.steps[name]
+            name = str(self.steps[name]["next"])
+        yield self.steps[gated]
+
+    def ready(self, step: dict[str, object], event: Event) -> None:
+        step.update(status="ready", dispatches=1, ready_ms=event.at_ms)
+
+    def end(self, status: str, event: Event) -> None:
+        self.run.update(status=status, ended_ms=event.at_ms)
+        for step in self.steps.values():
+            if step["status"] in UNFINISHED:
+                step.update(status="cancelled")
+                step.pop("waiting", None)
+
+
+def _run_submitted(folding: _Folding, event: Event) -> None:
+    run = dict(event.data)
+    plan = cast("list[dict[str, object]]", run.pop("steps", []))
+    folding.run = {**run, "status": "queued", "created_ms": event.at_ms}
+    for item in plan:
+        step = {"status": "pending", **item}
+        folding.steps[str(step.pop("name"))] = step
+    for step in list(folding.steps.values())[:1]:
+        step["input"] = "input"
+        folding.ready(step, event)
+
+
+def _step_started(folding: _Folding, event: Event) -> None:
+    data, step = event.data, folding.step(event)
+    step.update(status="running", started_ms=event.at_ms, attempt=data["attempt"], begins=data["begins"])
+    step.update(fence=data["fence"], worker=data["worker"])
+    folding.run["status"] = "running"
+
+
+def _step_completed(folding: _Folding, event: Event) -> None:
+    step = folding.step(event)
+    step.update(status="completed", output=event.data["output"], ended_ms=event.at_ms)
+    if step.get("next"):
+        following = folding.steps[str(step["next"])]
+        following["input"] = event.data["output"]
+        folding.ready(following, event)
+
+
+def _step_revised(folding: _Folding, event: Event) -> None:
+    span = list(folding.span(event))
+    for step in span:
+        step.update(status="pending", attempt=0, revision=cast("int", step.get("revision", 0)) + 1)
+    feedback = cast("list[object]", span[0].get("feedback", []))
+    span[0]["feedback"] = [*feedback, event.data["feedback"]]
+    span[-1].pop("output", None)
+    if "draft" in event.data:
+        span[0]["draft"] = event.data["draft"]
+    folding.ready(span[0], event)
+
+
+def _step_fell_back(folding: _Folding, event: Event) -> None:
+    data, step = event.data, folding.step(event)
+    step.update(agent=data["agent"], input=data["input"], reason=data["reason"], degraded=True, attempt=0)
+    step.pop("output", None)
+    folding.ready(step, event)
+
+
+def _step_waiting(folding: _Folding, event: Event) -> None:
+    data, step = event.data, folding.step(event)
+    step.update(status="waiting", output=data["output"], waiting=data["waiting"])
+    folding.run["status"] = "waiting"
+
+
+def _step_decided(folding: _Folding, event: Event) -> None:
+    step = folding.step(event)
+    step.pop("waiting", None)
+    step["decision"] = {**cast("dict[str, object]", event.data["decision"]), "at_ms": event.at_ms}
+    folding.run["status"] = "running"
+
+
+def _step_lost(folding: _Folding, event: Event) -> None:
+    folding.ready(folding.step(event), event)
+
+
+def _step_redispatched(folding: _Folding, event: Event) -> None:
+    folding.step(event)["dispatches"] = event.data["dispatches"]
+
+
+def _step_failed(folding: _Folding, event: Event) -> None:
+    folding.step(event).update(status="failed", reason=event.data["reason"], ended_ms=event.at_ms)
+
+
+def _run_completed(folding: _Folding, event: Event) -> None:
+    folding.end("completed", event)
+    folding.run["output"] = event.data["output"]
+
+
+def _run_failed(folding: _Folding, event: Event) -> None:
+    folding.end("failed", event)
+    folding.run["reason"] = event.data["reason"]
+
+
+def _run_cancelled(folding: _Folding, event: Event) -> None:
+    folding.end("cancelled", event)
+    folding.run["reason"] = event.data["reason"]
+
+
+_HANDLERS: dict[str, Callable[[_Folding, Event], None]] = {
+    "RunSubmitted": _run_submitted,
+    "StepStarted": _step_started,
+    "StepCompleted": _step_completed,
+    "StepRevised": _step_revised,
+    "StepFellBack": _step_fell_back,
+    "StepWaiting": _step_waiting,
+    "StepDecided": _step_decided,
+    "StepLost": _step_lost,
+    "StepRedispatched": _step_redispatched,
+    "StepFailed": _step_failed,
+    "RunCompleted": _run_completed,
+    "RunFailed": _run_failed,
+    "RunCancelled": _run_cancelled,
+}

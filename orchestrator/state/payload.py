@@ -1,0 +1,76 @@
+"""Values as they are stored: JSON bytes, and the claim check that stands for a large one."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Final, cast
+
+from orchestrator.errors import PayloadTooLarge, WrongState
+from orchestrator.state import keys
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+# JSON never starts with this byte, so a claim check cannot be mistaken for a value.
+CLAIM: Final = b"\x01"
+
+
+class Payloads:
+    """
+    Store and fetch values; those over `claim_bytes` compressed, under a key of their own.
+
+    Args:
+        client: Redis, replies as bytes.
+        claim_bytes: the largest value kept beside the run's state.
+        max_bytes: the largest value at all.
+    """
+
+    def __init__(self, client: Redis, *, claim_bytes: int, max_bytes: int) -> None:
+        self._client = client
+        self._claim_bytes = claim_bytes
+        self._max_bytes = max_bytes
+
+    def check(self, what: str, value: bytes) -> None:
+        """
+        Refuse what is too large.
+
+        Raises:
+            PayloadTooLarge: with the size and the limit.
+        """
+        if len(value) > self._max_bytes:
+            raise PayloadTooLarge(what, len(value), self._max_bytes)
+
+    def put(self, run_id: str, name: str, value: bytes, *, ttl_ms: int) -> bytes:
+        """
+        Return what to store in the run's state: the value, or a claim check for it.
+
+        Args:
+            run_id: the run it belongs to.
+            name: unique in the run; a stale attempt's value must not replace another's.
+            value: JSON.
+            ttl_ms: how long a claim-checked value must live.
+        """
+        if len(value) <= self._claim_bytes:
+            return value
+        self._client.set(keys.blob(run_id, name), zlib.compress(value), px=ttl_ms)
+        return CLAIM + name.encode()
+
+    def get(self, run_id: str, stored: bytes) -> bytes:
+        """
+        Return the value for what the run's state holds.
+
+        Raises:
+            WrongState: the claim-checked value is gone.
+        """
+        if not stored.startswith(CLAIM):
+            return stored
+        name = stored[1:].decode()
+        compressed = cast("bytes | None", self._client.get(keys.blob(run_id, name)))
+        if compressed is None:
+            raise WrongState(run_id, f"the value {name!r} has expired or was evicted; Redis must run with noeviction")
+        return zlib.decompress(compressed)
+
+    def drop(self, run_id: str, stored: bytes) -> None:
+        """Delete the claim-checked value of an attempt that was not committed."""
+        if stored.startswith(CLAIM):
+            self._client.delete(keys.blob(run_id, stored[1:].decode()))

@@ -1,0 +1,394 @@
+"""The store of runs: everything that reads or changes a run goes through here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final, Literal, cast
+
+from orchestrator.errors import KeyConflict, RunNotFound
+from orchestrator.messages import Event, RunState, StepState
+from orchestrator.state import keys
+from orchestrator.state.payload import Payloads
+from orchestrator.state.scripts import Scripts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from redis import Redis
+    from redis.client import Pipeline
+
+    from orchestrator.messages import Choice, PlanStep, Priority, RunStatus
+    from orchestrator.settings import Settings
+    from orchestrator.state.scripts import Renewal
+
+Verdict = Literal["complete", "revise", "fallback", "wait"]
+LONGEST_REDISPATCH_MS: Final = 300_000
+DUE_LIMIT: Final = 500
+MAX_REASON: Final = 500
+
+
+def milliseconds(seconds: float) -> int:
+    """Convert a duration for Redis; at least 1."""
+    return max(1, round(seconds * 1000))
+
+
+def shorten(reason: str) -> str:
+    """Bound a reason: it goes into the log, into Flower and onto screens."""
+    flat = " ".join(reason.split())
+    return flat if len(flat) <= MAX_REASON else f"{flat[: MAX_REASON - 1]}…"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """
+    What is to be run. `refused` gives the reason where the run is only recorded as failed.
+
+    `value` is the input as JSON; `deadline` and `retention` are seconds, from now and from the end.
+    """
+
+    flow: str
+    plan: tuple[PlanStep, ...]
+    value: bytes
+    deadline: float
+    retention: float
+    key: str | None = None
+    priority: Priority = "normal"
+    tenant: str = "default"
+    tags: Mapping[str, str]
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """Which run a submission led to, and whether it is new."""
+
+    run_id: str
+    created: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A step that may execute: its lease is ours until it is lost."""
+
+    run_id: str
+    step: StepState
+    fence: str
+    value: bytes
+    draft: bytes | None
+    flow: str
+    tenant: str
+    tags: dict[str, str]
+    remaining: float
+    ttl_ms: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a delivered step does not execute: gone, closed, done, held, early or moved."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a commit or a decision led to: `next`, `finished`, `again`, `waiting`, ...; and the step that is ready."""
+
+    what: str
+    step: str = ""
+
+
+@dataclass(frozen=True)
+class Due:
+    """What one shard's caretaker has to look at: (run, step) pairs; a timer without step is the run's deadline."""
+
+    lost: list[tuple[str, str | None]]
+    overdue: list[tuple[str, str | None]]
+    timers: list[tuple[str, str | None]]
+
+
+def _committed(reply: list[bytes]) -> Committed:
+    what, step = [*(part.decode() for part in reply), ""][:2]
+    return Committed(what, step)
+
+
+def _members(found: Iterable[bytes]) -> list[tuple[str, str | None]]:
+    return [keys.split_member(entry.decode()) for entry in found]
+
+
+class RunStore:
+    """
+    Runs in Redis.
+
+    Args:
+        client: replies as bytes.
+        settings: shards, lease, limits.
+    """
+
+    def __init__(self, client: Redis, settings: Settings) -> None:
+        self.client = client
+        self.settings = settings
+        self.payloads = Payloads(client, claim_bytes=settings.claim_check_bytes, max_bytes=settings.max_payload_bytes)
+        self._scripts = Scripts(client)
+        self._dispatch_ms = milliseconds(settings.dispatch_timeout)
+        self._lease_ms = milliseconds(settings.lease)
+
+    # Submitting
+
+    def submit(self, submissions: Sequence[Submission]) -> list[Submitted]:
+        """
+        Create runs, all in one round trip; each alone is atomic.
+
+        Raises:
+            PayloadTooLarge: an input is over the maximum; nothing was created.
+            KeyConflict: an idempotency key was used with another input.
+        """
+        for submission in submissions:
+            self.payloads.check("the input", submission.value)
+        pipe = self.client.pipeline(transaction=False) if len(submissions) > 1 else None
+        replies: list[list[bytes]] = []
+        for submission in submissions:
+            run_id = keys.new_run_id(self.settings.shards, submission.key, submission.tenant)
+            replies.append(self._submit(run_id, submission, pipe))
+        if pipe is not None:
+            replies = pipe.execute()
+        results = []
+        for submission, reply in zip(submissions, replies, strict=True):
+            what, found = (part.decode() for part in reply)
+            if what == "conflict":
+                raise KeyConflict(submission.key or "", found)
+            results.append(Submitted(found, created=what == "created"))
+        return results
+
+    def _submit(self, run_id: str, submission: Submission, pipe: Pipeline | None) -> list[bytes]:
+        facts: dict[str, object] = {
+            "flow": submission.flow,
+            "tenant": submission.tenant,
+            "priority": submission.priority,
+            "tags": dict(submission.tags),
+        }
+        if submission.key is not None:
+            facts["key"] = submission.key
+        if submission.plan:
+            facts["steps"] = [step.model_dump(exclude_defaults=True) for step in submission.plan]
+        deadline_ms, retention_ms = milliseconds(submission.deadline), milliseconds(submission.retention)
+        stored = self.payloads.put(run_id, "input", submission.value, ttl_ms=deadline_ms + retention_ms)
+        digest = ""
+        if submission.key is not None:
+            digest = sha256(submission.flow.encode() + b"\0" + submission.value).hexdigest()
+        return self._scripts.submit(
+            run_id,
+            keys.idempotency(run_id, submission.tenant, submission.key or ""),
+            plan=json.dumps(facts),
+            value=stored,
+            deadline_ms=deadline_ms,
+            retention_ms=retention_ms,
+            dispatch_ms=self._dispatch_ms,
+            refused=shorten(submission.refused),
+            digest=digest,
+            pipe=pipe,
+        )
+
+    # The life of a step
+
+    def begin(self, run_id: str, step: str, *, agent: str, nonce: str, worker: str) -> Begun | Refused:
+        """
+        Take a step's lease, in one round trip (two where its input is behind a claim check).
+
+        Args:
+            run_id: the run.
+            step: its step.
+            agent: who asks; after a fallback the step is another's.
+            nonce: random; a repeated call with the same one gets the same answer.
+            worker: for people to read.
+        """
+        reply = self._scripts.begin(run_id, step, agent=agent, nonce=nonce, lease_ms=self._lease_ms, worker=worker)
+        if reply[0] != b"execute":
+            return Refused(reply[0].decode())
+        record, value, draft, flow, tenant, tags, deadline_ms, now_ms, retention_ms = reply[1:]
+        state = StepState.model_validate({"name": step, **json.loads(record)})
+        remaining_ms = int(deadline_ms) - int(now_ms)
+        return Begun(
+            run_id=run_id,
+            step=state,
+            fence=state.fence or "",
+            value=self.payloads.get(run_id, value),
+            draft=self.payloads.get(run_id, draft) if draft else None,
+            flow=flow.decode(),
+            tenant=tenant.decode(),
+            tags=json.loads(tags),
+            remaining=remaining_ms / 1000,
+            ttl_ms=remaining_ms + int(retention_ms),
+        )
+
+    def renew(self, leases: Sequence[tuple[str, str, str]]) -> list[Renewal]:
+        """Extend leases, given as (run, step, fence), in one round trip."""
+        pipe = self.client.pipeline(transaction=False)
+        for run_id, step, fence in leases:
+            self._scripts.renew(run_id, step, fence=fence, lease_ms=self._lease_ms, pipe=pipe)
+        return [cast("Renewal", reply.decode()) for reply in pipe.execute()]
+
+    def commit(
+        self, begun: Begun, value: bytes, verdict: Verdict = "complete", details: Mapping[str, object] | None = None
+    ) -> Committed:
+        """
+        Record a step's output and make ready what follows, in one round trip.
+
+        Args:
+            begun: the attempt.
+            value: its output, JSON.
+            verdict: the gate's.
+            details: what the verdict needs: see commit.lua.
+
+        Returns:
+            next, finished, again or waiting; stale or closed: nothing was written.
+
+        Raises:
+            PayloadTooLarge: the output is over the maximum.
+        """
+        self.payloads.check(f"the output of {begun.step.name!r}", value)
+        name = f"{begun.step.name}@{begun.step.begins}"
+        stored = self.payloads.put(begun.run_id, f"{name}-{begun.fence}", value, ttl_ms=begun.ttl_ms)
+        reply = self._scripts.commit(
+            begun.run_id,
+            begun.step.name,
+            fence=begun.fence,
+            name=name,
+            value=stored,
+            verdict=verdict,
+            details=json.dumps(details or {}),
+            dispatch_ms=self._dispatch_ms,
+        )
+        committed = _committed(reply)
+        if committed.what in {"stale", "closed"}:
+            self.payloads.drop(begun.run_id, stored)
+        return committed
+
+    def fail(self, begun: Begun, reason: str) -> str:
+        """Fail a step and its run. Returns `failed`; `stale` or `closed`: nothing was written."""
+        return self._scripts.fail(begun.run_id, begun.step.name, fence=begun.fence, reason=shorten(reason)).decode()
+
+    # From outside
+
+    def decide(self, run_id: str, step: str, choice: Choice | None, *, by: str, note: str = "") -> Committed:
+        """Settle a waiting gate; without a choice its default, where its time has come."""
+        return _committed(
+            self._scripts.decide(
+                run_id, step, choice=choice or "", by=by, note=shorten(note), dispatch_ms=self._dispatch_ms
+            )
+        )
+
+    def cancel(self, run_id: str, *, reason: str, by: str) -> str:
+        """Cancel a run. Returns `cancelled`, `closed` (it has ended) or `gone`."""
+        return self._scripts.cancel(run_id, status="cancelled", reason=shorten(reason), by=by).decode()
+
+    # The caretaker's
+
+    def due(self, shards: Sequence[str]) -> list[Due]:
+        """Return what is due in each shard, in one round trip."""
+        pipe = self.client.pipeline(transaction=False)
+        for shard in shards:
+            self._scripts.due(shard, limit=DUE_LIMIT, pipe=pipe)
+        return [Due(*(_members(found) for found in reply)) for reply in pipe.execute()]
+
+    def lost(self, run_id: str, step: str) -> str:
+        """Take back a step whose lease expired. Returns `ready` (publish it), `failed`, `held` or `closed`."""
+        return self._scripts.lost(
+            run_id, step, max_attempts=self.settings.max_attempts, dispatch_ms=self._dispatch_ms
+        ).decode()
+
+    def redispatch(self, run_id: str, step: str, *, queue_is_empty: bool) -> str:
+        """Look at a ready step nobody has begun in time. Returns `publish`, `wait` or `closed`."""
+        return self._scripts.redispatch(
+            run_id,
+            step,
+            empty="1" if queue_is_empty else "0",
+            dispatch_ms=self._dispatch_ms,
+            longest_ms=LONGEST_REDISPATCH_MS,
+        ).decode()
+
+    def expire(self, run_id: str) -> str:
+        """Fail a run whose deadline has passed. Returns `cancelled`, `early`, `closed` or `gone`."""
+        reason = "the run's deadline passed before it was done"
+        return self._scripts.cancel(run_id, status="failed", reason=reason, by="").decode()
+
+    def lead(self, owner: str, ttl: float) -> bool:
+        """Become or stay the caretaker for `ttl` seconds; 0 gives the role up. Returns whether we are it."""
+        return self._scripts.lead(owner, round(ttl * 1000))
+
+    # Reading
+
+    def load(self, run_id: str) -> RunState:
+        """
+        Return a run's projection.
+
+        Raises:
+            RunNotFound: there is none.
+        """
+        found = self.load_many([run_id])
+        if not found:
+            raise RunNotFound(run_id)
+        return found[0]
+
+    def load_many(self, run_ids: Sequence[str]) -> list[RunState]:
+        """Return the projections of those runs that exist, in the order asked for."""
+        pipe = self.client.pipeline(transaction=False)
+        for run_id in run_ids:
+            pipe.hgetall(keys.run(run_id))
+        found = cast("list[dict[bytes, bytes]]", pipe.execute())
+        return [
+            RunState.from_hash(run_id, {key.decode(): value.decode() for key, value in fields.items()})
+            for run_id, fields in zip(run_ids, found, strict=True)
+            if fields
+        ]
+
+    def newest(self, statuses: Sequence[RunStatus], limit: int) -> list[str]:
+        """Return the ids of the newest runs of these statuses over all shards, newest first."""
+        pipe = self.client.pipeline(transaction=False)
+        for shard in keys.shards(self.settings.shards):
+            for status in statuses:
+                pipe.zrange(keys.index(shard, status), 0, limit - 1, desc=True)
+        found = cast("list[list[bytes]]", pipe.execute())
+        return sorted((entry.decode() for entries in found for entry in entries), reverse=True)[:limit]
+
+    def count(self, status: RunStatus) -> int:
+        """Return how many runs are in a status."""
+        pipe = self.client.pipeline(transaction=False)
+        for shard in keys.shards(self.settings.shards):
+            pipe.zcard(keys.index(shard, status))
+        return sum(cast("list[int]", pipe.execute()))
+
+    def value(self, run_id: str, name: str) -> bytes | None:
+        """Return a stored value by its name: `input`, or a step's `output`. None: there is none."""
+        stored = cast("bytes | None", self.client.hget(keys.data(run_id), name))
+        return None if stored is None else self.payloads.get(run_id, stored)
+
+    def events(self, run_id: str, after: str = "-") -> list[Event]:
+        """Return a run's events, oldest first; those after an event id, if one is given."""
+        start = after if after == "-" else f"({after}"
+        return _events(cast("_Entries", self.client.xrange(keys.events(run_id), min=start)))
+
+    def follow(self, run_id: str, after: str, timeout: float) -> list[Event]:
+        """Return the events after an id, waiting up to `timeout` seconds for the first."""
+        found = cast(
+            "list[tuple[bytes, _Entries]]",
+            self.client.xread({keys.events(run_id): "0-0" if after == "-" else after}, block=milliseconds(timeout)),
+        )
+        return [event for _, entries in found or () for event in _events(entries)]
+
+    def exists(self, run_id: str) -> bool:
+        """Tell whether there is such a run."""
+        return bool(self.client.exists(keys.run(run_id)))
+
+
+_Entries = list[tuple[bytes, dict[bytes, bytes]]]
+
+
+def _events(entries: _Entries) -> list[Event]:
+    return list(_decoded(entries))
+
+
+def _decoded(entries: _Entries) -> Iterator[Event]:
+    for entry_id, fields in entries:
+        yield Event.from_stream(entry_id.decode(), {key.decode(): text.decode() for key, text in fields.items()})

@@ -1,0 +1,64 @@
+--[[ commit: record a step's output, once, and make ready what follows by its gate's verdict.
+KEYS[1-13]                 as in _run.lua
+ARGV[1]   step     string
+ARGV[2]   fence    string  from begin
+ARGV[3]   name     string  the output's name, unique to the attempt
+ARGV[4]   output   string  JSON, or its claim check
+ARGV[5]   verdict  string  complete | revise | fallback | wait
+ARGV[6]   details  JSON    revise: feedback; fallback: agent, reason; wait: question, timeout_ms, default, fallback
+ARGV[7]   dispatch_ms int  > 0
+Returns   {'next', step} | {'finished', ''} | {'again', step} | {'waiting', ''}
+          | {'stale'} the step is another's | {'closed'} the run has ended; nothing was written
+Atomic    fence, output, event and what follows together: a death between them would lose or double a step
+]]
+local step, fence, verdict, dispatch_ms = ARGV[1], ARGV[2], ARGV[5], tonumber(ARGV[7])
+local status, _, retention_ms, _, rec = run_fields(step)
+if not status or not rec then return {'closed'} end
+if rec.fence == fence and rec.status == 'completed' then
+  -- The reply to this very commit was lost and the caller asks again.
+  return rec.next and {'next', rec.next} or {'finished', ''}
+end
+if not live(status) then return {'closed'} end
+if rec.status ~= 'running' or rec.fence ~= fence then return {'stale'} end
+local details = cjson.decode(ARGV[6])
+redis.call('HSET', DATA, ARGV[3], ARGV[4])
+redis.call('ZREM', LEASES, member(step))
+rec.output = ARGV[3]
+if verdict == 'complete' then
+  return complete(status, retention_ms, step, rec, dispatch_ms)
+elseif verdict == 'wait' then
+  rec.status = 'waiting'
+  rec.waiting = {question = details.question, until_ms = NOW + details.timeout_ms,
+                 default = details.default, fallback = details.fallback}
+  save(step, rec)
+  redis.call('ZADD', TIMERS, rec.waiting.until_ms, member(step))
+  emit('StepWaiting', {step = step, output = rec.output, waiting = rec.waiting})
+  set_status(status, 'waiting')
+  return {'waiting', ''}
+elseif verdict == 'fallback' then
+  rec.output = nil
+  fall_back(step, rec, details.agent, details.reason, dispatch_ms)
+  return {'again', step}
+end
+-- revise: from the gate's start to the gated step, everything runs again; the first one gets the feedback.
+local first = rec.start or step
+local draft = first == step and ARGV[3] or nil
+rec.output = nil
+save(step, rec)
+emit('StepRevised', {step = step, feedback = details.feedback, draft = draft})
+local name = first
+while true do
+  local back = load(name)
+  back.status, back.attempt, back.revision = 'pending', 0, (back.revision or 0) + 1
+  if name == first then
+    back.feedback = back.feedback or {}
+    back.feedback[#back.feedback + 1] = details.feedback
+    back.draft = draft
+    make_ready(name, back, dispatch_ms)
+  else
+    save(name, back)
+  end
+  if name == step then break end
+  name = back.next
+end
+return {'again', first}

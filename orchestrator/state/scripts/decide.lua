@@ -1,0 +1,36 @@
+--[[ decide: settle a step that waits at its gate: by a person, or by its timer.
+KEYS[1-13]                 as in _run.lua
+ARGV[1]   step     string
+ARGV[2]   choice   string  approve | reject | fallback; empty: the default, if its time has come
+ARGV[3]   by       string  who
+ARGV[4]   note     string  why
+ARGV[5]   dispatch_ms int  > 0
+Returns   {'next', step} | {'finished', ''} | {'again', step} | {'rejected', ''}
+          | {'early'} the timer is not due | {'no fallback'} | {'not waiting'} | {'closed'}
+Atomic    decision and what follows together: two people, or a person and the timer, decide once
+]]
+local step, choice, by, dispatch_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[5])
+local status, _, retention_ms, _, rec = run_fields(step)
+if not status or not rec or not live(status) then return {'closed'} end
+if rec.status ~= 'waiting' then return {'not waiting'} end
+local waiting = rec.waiting
+if choice == '' then
+  if waiting.until_ms > NOW then return {'early'} end
+  choice = waiting.default
+end
+if choice == 'fallback' and not waiting.fallback then return {'no fallback'} end
+rec.decision = {choice = choice, by = by, note = ARGV[4]}
+rec.waiting = nil
+emit('StepDecided', {step = step, decision = rec.decision})
+rec.decision.at_ms = NOW
+redis.call('ZREM', TIMERS, member(step))
+set_status(status, 'running')
+if choice == 'approve' then
+  return complete('running', retention_ms, step, rec, dispatch_ms)
+elseif choice == 'fallback' then
+  rec.output = nil
+  fall_back(step, rec, waiting.fallback, ARGV[4], dispatch_ms)
+  return {'again', step}
+end
+fail_run('running', retention_ms, step, rec, 'rejected by ' .. by .. (ARGV[4] ~= '' and ': ' .. ARGV[4] or ''))
+return {'rejected', ''}

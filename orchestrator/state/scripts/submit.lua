@@ -1,0 +1,52 @@
+--[[ submit: create a run, its first step ready with a dispatch deadline; or a failed run that says why it was refused.
+KEYS[1-13]                as in _run.lua
+KEYS[14]  key     string  {sNN}:key:<digest>, the idempotency record; touched only if ARGV[7] is not empty
+ARGV[1]   plan    JSON    RunSubmitted's facts: flow, tenant, priority, tags, key, steps (absent where refused)
+ARGV[2]   input   string  the first step's input, or its claim check
+ARGV[3]   deadline_ms   int  > 0, from now
+ARGV[4]   retention_ms  int  > 0, from the end
+ARGV[5]   dispatch_ms   int  > 0
+ARGV[6]   refused string  the reason, or empty
+ARGV[7]   digest  string  of flow and input, where there is an idempotency key; else empty
+Returns   {'created', id} | {'existing', id} | {'conflict', id}
+Atomic    key and run together: between them a second submission with the key would make a second run
+]]
+local deadline_ms, retention_ms, dispatch_ms = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+if redis.call('EXISTS', RUN) == 1 then return {'existing', ID} end
+if ARGV[7] ~= '' then
+  local known = redis.call('GET', KEYS[14])
+  if known then
+    local id, digest = string.match(known, '^(%S+) (%S+)$')
+    return {digest == ARGV[7] and 'existing' or 'conflict', id}
+  end
+end
+local facts = cjson.decode(ARGV[1])
+facts.deadline_ms, facts.retention_ms = NOW + deadline_ms, retention_ms
+local order = {}
+for i, step in ipairs(facts.steps or {}) do order[i] = step.name end
+emit('RunSubmitted', facts)
+redis.call('HSET', RUN, 'flow', facts.flow, 'status', 'queued', 'tenant', facts.tenant, 'priority', facts.priority,
+  'tags', cjson.encode(facts.tags), 'created_ms', NOW, 'deadline_ms', facts.deadline_ms,
+  'retention_ms', retention_ms, 'order', cjson.encode(order))
+if facts.key then redis.call('HSET', RUN, 'key', facts.key) end
+if ARGV[7] ~= '' then
+  redis.call('SET', KEYS[14], ID .. ' ' .. ARGV[7], 'PX', deadline_ms + retention_ms)
+end
+if ARGV[6] ~= '' then
+  finish('queued', 'failed', retention_ms, 'RunFailed', {reason = ARGV[6]})
+  return {'created', ID}
+end
+redis.call('HSET', DATA, 'input', ARGV[2])
+redis.call('ZADD', INDEX.queued, NOW, ID)
+redis.call('ZADD', TIMERS, facts.deadline_ms, ID)
+for i, rec in ipairs(facts.steps) do
+  local name = rec.name
+  rec.name, rec.status = nil, 'pending'
+  if i == 1 then
+    rec.input = 'input'
+    make_ready(name, rec, dispatch_ms)
+  else
+    save(name, rec)
+  end
+end
+return {'created', ID}
