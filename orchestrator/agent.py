@@ -169,6 +169,11 @@ def agents() -> dict[str, Agent[Any, Any]]:
     return dict(sorted(_agents.items()))
 
 
+def is_agent(name: object) -> bool:
+    """Tell whether an agent has this name."""
+    return name in _agents
+
+
 def load_agents(modules: Iterable[str]) -> None:
     """
     Import the modules that define agents and flows.

@@ -390,7 +390,7 @@ class Client:
             msg = f"the input does not fit flow {flow.name!r}: {describe(error)}"
             raise InvalidInput(msg) from None
 
-    def _options(self, deadline: float | None, priority: Priority, tenant: str, tags: object) -> dict[str, Any]:
+    def _options(self, deadline: object, priority: object, tenant: object, tags: object) -> dict[str, Any]:
         if priority not in get_args(Priority):
             msg = f"priority must be high, normal or low, not {priority!r}"
             raise InvalidInput(msg)
@@ -402,7 +402,7 @@ class Client:
         if not isinstance(tags, Mapping | None):
             msg = "tags must map names to texts"
             raise InvalidInput(msg)
-        named = dict(tags or {})
+        named = dict(tags) if tags else {}
         if len(named) > MAX_TAGS:
             msg = f"{len(named)} tags; a run has at most {MAX_TAGS}"
             raise InvalidInput(msg)

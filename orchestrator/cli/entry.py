@@ -29,8 +29,8 @@ COMMANDS: Final = {
     "worker": Entry("worker", "Run a worker for some agents, or for all."),
     "submit": Entry("submit", "Submit runs of a flow."),
     "runs": Entry("runs", "List, show, watch, cancel and decide runs."),
-    "agents": Entry("registry.agents", "List the agents this installation knows."),
-    "flows": Entry("registry.flows", "List the flows this installation knows."),
+    "agents": Entry("registry.agents_app", "List the agents this installation knows."),
+    "flows": Entry("registry.flows_app", "List the flows this installation knows."),
     "dead": Entry("dead", "Look at messages that were set aside."),
     "version": Entry("version", "Print the version."),
 }
@@ -71,8 +71,9 @@ class LazyGroup(TyperGroup):
         super().__init__(**attributes)
         self.commands = _Commands()
 
-    def format_commands(self, ctx: typer.Context, formatter: _Formatter) -> None:  # type: ignore[override]
-        """Write the table without importing a command. (The override narrows to what it uses of typer's types.)"""
+    # Typed by what it uses of typer's private formatter.
+    def format_commands(self, ctx: typer.Context, formatter: _Formatter) -> None:  # type: ignore[override] # noqa: ARG002
+        """Write the table without importing a command."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.line) for name, entry in COMMANDS.items()])
 

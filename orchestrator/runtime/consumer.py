@@ -1,8 +1,9 @@
-"""Celery's consumer, which sets aside what it cannot read instead of dropping it."""
+"""Celery's consumer, which sets aside what it cannot read, and gathers its task events."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
 
 from celery.worker.consumer import Consumer as CeleryConsumer
 
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
     from kombu import Message
 
 
+EVENT_DELAY: Final = 0.1
+"""Seconds a task event may wait for others: Celery publishes them at every turn of a busy worker's loop, one blocking
+round trip each, which was the larger half of that loop's time."""
+
+
 class Consumer(CeleryConsumer):
     """
     The consumer of a worker.
@@ -19,6 +25,20 @@ class Consumer(CeleryConsumer):
     Celery logs these four kinds of message and drops them; here each is kept first, with the reason, for
     `celeriac dead list`.
     """
+
+    _flush_due = 0.0
+
+    def on_send_event_buffered(self) -> None:
+        """Publish the gathered events a little later; a timer lost with its connection is set again."""
+        now = time.monotonic()
+        if self.hub and now >= self._flush_due:
+            self._flush_due = now + EVENT_DELAY
+            self.hub.call_later(EVENT_DELAY, self._flush_events)
+
+    def shutdown(self) -> None:
+        """Publish what is still gathered, then shut down."""
+        self._flush_events()
+        super().shutdown()
 
     def on_unknown_message(self, body: object, message: Message) -> None:
         """Keep a message that is no task at all."""

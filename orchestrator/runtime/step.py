@@ -141,8 +141,9 @@ def _work(agent: Agent[Any, Any], process: WorkerProcess, begun: Begun) -> Judge
         raise
     except (TimeoutError, SoftTimeLimitExceeded) as error:
         logger.exception("run %s step %s: timed out", begun.run_id, step.name)
-        reason = f"timed out after {timeout:g} s" if not str(error) else f"{type(error).__name__}: {error}"
-        raise AgentFailed(step.name, reason) from error
+        limit = f"timed out after {agent.timeout:g} s" if timeout == agent.timeout else "the run's deadline passed"
+        own = str(error) and not isinstance(error, SoftTimeLimitExceeded)  # a TimeoutError the handler raised itself
+        raise AgentFailed(step.name, f"{type(error).__name__}: {error}" if own else limit) from error
     except Exception as error:
         # Whatever a handler raises fails its step, with the reason; retry and fallback will be decided here.
         logger.exception("run %s step %s: agent %s raised", begun.run_id, step.name, agent.name)

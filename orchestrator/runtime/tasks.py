@@ -39,7 +39,11 @@ def register_tasks(app: Celery) -> None:
     for agent in agents().values():
         _register_agent(app, agent)
     app.task(name=START_TASK, bind=True, ignore_result=False, acks_late=True, reject_on_worker_lost=True)(start)
-    app.conf.task_routes = {START_TASK: {"queue": START_QUEUE}, **{name: {"queue": name} for name in agents()}}
+
+
+def routes() -> dict[str, dict[str, str]]:
+    """Return which queue each task belongs to: an agent's is named after it."""
+    return {START_TASK: {"queue": START_QUEUE}, **{name: {"queue": name} for name in agents()}}
 
 
 def _register_agent(app: Celery, agent: Agent[Any, Any]) -> None:

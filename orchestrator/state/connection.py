@@ -50,11 +50,12 @@ def connect(settings: Settings, *, retry: float | None = None) -> Redis:
     patience = settings.redis_retry if retry is None else retry
     # Half of the cap is the mean wait under jitter; the first few waits are shorter and do not count.
     retries = int(patience / (RETRY_CAP / 2)) + (4 if patience else 0)
+    url = redis_url(settings)
+    tcp = {} if url.startswith("unix://") else {"socket_keepalive": True}
     return Redis.from_url(
-        redis_url(settings),
+        url,
         socket_connect_timeout=CONNECT_TIMEOUT,
         socket_timeout=SOCKET_TIMEOUT,
-        socket_keepalive=True,
         health_check_interval=30,
         retry=Retry(
             ExponentialWithJitterBackoff(base=RETRY_BASE, cap=RETRY_CAP),
@@ -62,4 +63,5 @@ def connect(settings: Settings, *, retry: float | None = None) -> Redis:
             supported_errors=(RedisConnectionError, RedisTimeoutError, BusyLoadingError),
         ),
         client_name="celeriac",
+        **tcp,
     )

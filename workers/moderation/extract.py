@@ -18,6 +18,7 @@ _CONSIDERED = 80  # sentences; what a text is about, it says by then
 _SHORTEST, _LONGEST = 25, 320  # characters of a sentence worth quoting
 _ENOUGH = 120  # characters of a beginning that stands in for a summary
 
+_SENTENCE_ENDS = ".!?\u3002\uff01\uff1f"  # the last three are Chinese and Japanese
 _PARAGRAPH = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*•+]|\d+[.)]|>>>|\$) )")
 _ADDRESS = re.compile(r"\s?\((?:https?|ftp)://[^)\s]*\)|(?:https?|ftp)://\S+")
 _WORD = re.compile(r"[^\W\d_]{4,}")
@@ -59,11 +60,11 @@ def _sentences(text: str, language: str) -> list[str]:
     found: dict[str, None] = {}
     for paragraph in _PARAGRAPH.split(text):
         prose = " ".join(_ADDRESS.sub("", paragraph).split())
-        if len(prose) < _SHORTEST or prose[-1] not in ".!?。！？:)\"'”":
+        if len(prose) < _SHORTEST or prose[-1] not in _SENTENCE_ENDS + ":)\"'”":
             continue
         for piece in sentencex.segment("en" if language == UNDETERMINED else language, prose):
             sentence = piece.strip(" -*•")
-            if _SHORTEST <= len(sentence) <= _LONGEST and sentence[-1] in ".!?。！？" and not _CODE.search(sentence):
+            if _SHORTEST <= len(sentence) <= _LONGEST and sentence[-1] in _SENTENCE_ENDS and not _CODE.search(sentence):
                 found[sentence] = None
         if len(found) >= _CONSIDERED:
             break

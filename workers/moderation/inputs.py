@@ -52,7 +52,7 @@ def load_documents(path: Path, *, out: Path | None = None) -> list[Document]:
     """
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and _wanted(file.relative_to(path)))
-        found = (_from_file(file, str(file.relative_to(path))) for file in files)
+        found: Iterator[Document] = (_from_file(file, str(file.relative_to(path))) for file in files)
         nothing = f"{path}: no {', '.join(FORMATS)} files in it"
     elif path.suffix in {".jsonl", ".ndjson"} and path.is_file():
         found = _from_lines(path)
@@ -90,7 +90,9 @@ def _from_file(file: Path, name: str) -> Document:
         raise InvalidInput(f"{file}: not UTF-8 at byte {error.start:,}; convert it, for example with iconv") from None
     except OSError as error:
         raise InvalidInput(f"{file}: {error.strerror}") from None
-    return _document(str(file), id=name[-200:], title=file.stem, text=text, source=str(file), format=FORMATS[file.suffix])
+    return _document(
+        str(file), id=name[-200:], title=file.stem, text=text, source=str(file), format=FORMATS[file.suffix]
+    )
 
 
 def _from_lines(file: Path) -> Iterator[Document]:

@@ -50,15 +50,13 @@ def _everything() -> Iterator[Document]:
 
 
 def _distributions(path: list[str]) -> Iterator[Document]:
-    found = {}
+    found: dict[str, Document] = {}
     for distribution in metadata.distributions(path=path):
-        # A half-removed package has a folder but no metadata.
-        if distribution.metadata is not None and (name := distribution.metadata["Name"]):
-            found.setdefault(name.lower(), distribution)
-    for _, distribution in sorted(found.items()):
-        described = message_from_string(distribution.read_text("METADATA") or "")
-        if document := _described(described):
-            yield document
+        # Older packages have PKG-INFO; a half-removed one has a folder but no metadata.
+        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+        if document := _described(message_from_string(text)):
+            found.setdefault(document.id.casefold(), document)
+    yield from (found[key] for key in sorted(found))
 
 
 def _other_site_packages() -> list[str]:

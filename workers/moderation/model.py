@@ -31,7 +31,7 @@ def decider() -> str | None:
 
 
 async def ask(
-    answer: type[Answer], *, instructions: str, text: str, schema: dict[str, object], timeout: float
+    answer: type[Answer], *, instructions: str, text: str, schema: dict[str, object], within: float
 ) -> Answer:
     """
     Ask the configured model.
@@ -41,7 +41,7 @@ async def ask(
         instructions: what to do with the text; goes into the system message.
         text: data, in a message of its own.
         schema: JSON schema the server is told to constrain the answer by; at least as narrow as `answer`.
-        timeout: seconds for the whole call, retries included.
+        within: seconds for the whole call, retries included.
 
     Raises:
         ModelUnavailable: the endpoint did not answer in time, or refused.
@@ -52,7 +52,7 @@ async def ask(
     settings = get_settings()
     model, url = str(settings.model), settings.model_url or DEFAULT_URL
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(within):
             completion = await _client(settings, url).chat.completions.create(
                 model=model,
                 messages=[{"role": "system", "content": instructions}, {"role": "user", "content": text}],
@@ -63,7 +63,7 @@ async def ask(
                 max_completion_tokens=MAX_ANSWER,
             )
     except TimeoutError:
-        raise ModelUnavailable(model, url, f"no answer within {timeout:.0f} s") from None
+        raise ModelUnavailable(model, url, f"no answer within {within:.0f} s") from None
     except OpenAIError as error:
         raise ModelUnavailable(model, url, " ".join(str(error).split())[:300]) from error
     choice = completion.choices[0] if completion.choices else None
@@ -88,7 +88,5 @@ def _client(settings: Settings, url: str) -> AsyncOpenAI:
         # Address and key are always given: the client would otherwise read OPENAI_* from the environment, and
         # settings are read in one place. A local server needs no key, but the client insists on one.
         key = settings.model_key.get_secret_value() if settings.model_key else "none"
-        _clients[loop] = AsyncOpenAI(
-            base_url=url, api_key=key, timeout=settings.model_timeout, max_retries=MAX_RETRIES
-        )
+        _clients[loop] = AsyncOpenAI(base_url=url, api_key=key, timeout=settings.model_timeout, max_retries=MAX_RETRIES)
     return _clients[loop]

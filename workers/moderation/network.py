@@ -9,7 +9,9 @@ from collections.abc import Iterator
 _V4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
 _V6 = re.compile(r"(?<![\w:.])(?:[0-9a-f]{0,4}:){2,7}[0-9a-f]{0,4}(?![\w:]|\.\d)", re.IGNORECASE)
 
-_VERSION_BEFORE = re.compile(r"(?:\b(?:v|ver|version|release[sd]?|revision|build)\.?|[=<>~!]=|[<>^~])\s?\Z", re.IGNORECASE)
+_VERSION_BEFORE = re.compile(
+    r"(?:\b(?:v|ver|version|release[sd]?|revision|build)\.?|[=<>~!]=|[<>^~])\s?\Z", re.IGNORECASE
+)
 _VERSION_AFTER = re.compile(r"\s?(?:\(\d{4}-|\(unreleased|released?\b|beta\b|alpha\b|rc\d|-\s?\d{4}-)", re.IGNORECASE)
 _ADDRESS_BEFORE = re.compile(
     r"(?:(?<!\[)\b(?:ip|ipv4|host|hostname|server|address|addr|gateway|subnet|router|dns|ping|ssh|from)\b\W{0,3}(?:\w{2,8}\W{1,2})?|://|@)\Z",

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
     from workers.moderation.models import Format
 
-_BLOCKS = frozenset(
-    "address article aside blockquote br dd details div dl dt fieldset figcaption figure footer form h1 h2 h3 h4 "
-    "h5 h6 header hr li main nav ol option p pre section summary table td th tr ul".split()
+_BLOCK = re.compile(
+    "address|article|aside|blockquote|br|dd|details|div|dl|dt|figcaption|figure|footer|form|h[1-6r]|header|li|main|nav"
+    "|ol|option|p|pre|section|summary|table|td|th|tr|ul"
 )
+_SET_APART = re.compile("h[1-6]|ol|p|pre|table|ul")
 _UNSEEN = frozenset({"script", "style", "template", "noscript", "title"})
 _LINKS = ("http://", "https://", "ftp://", "mailto:")
 
@@ -79,8 +80,8 @@ class _TextOf(HTMLParser):
             return
         if tag in _UNSEEN:
             self._unseen = tag
-        elif tag in _BLOCKS:
-            self.parts.append("\n\n" if tag in {"p", "pre", "table", "ul", "ol"} or tag[0] == "h" else "\n")
+        elif _BLOCK.fullmatch(tag):
+            self.parts.append("\n\n" if _SET_APART.fullmatch(tag) else "\n")
         elif tag == "a":
             self._link = (dict(attrs).get("href") or "", len(self.parts))
         elif tag == "img":
@@ -89,7 +90,7 @@ class _TextOf(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag == self._unseen:
             self._unseen = None
-        elif tag in _BLOCKS:
+        elif _BLOCK.fullmatch(tag):
             self.parts.append("\n")
         elif tag == "a" and self._link:
             target, start = self._link

@@ -79,7 +79,7 @@ class Category(_Part):
                 found[match.group()[:80]] = weight
         for kind, weight in self.redactions.items():
             if count := redactions.get(kind):
-                found[f"{count} × [{kind}]"] = weight
+                found[f"[{kind}] {count} times" if count > 1 else f"[{kind}]"] = weight
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import threading
 from hashlib import blake2s
 from pathlib import Path
 
 from orchestrator import Context, agent
+from workers.moderation.files import write_atomically
 from workers.moderation.models import Action, Published, Summarised, Verdict
 
 
@@ -41,24 +40,3 @@ def file_name(document_id: str, idempotency_key: str) -> str:
     """Name the record's file: the same for each attempt of a run's step, different for each run."""
     readable = re.sub(r"[^\w.-]+", "-", document_id).strip("-.")[:80] or "document"
     return f"{readable}.{blake2s(idempotency_key.encode(), digest_size=6).hexdigest()}.json"
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """
-    Write a file whole or not at all: a worker killed here leaves the old file or none, never half of one.
-
-    Raises:
-        OSError: the folder cannot be made or written to.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # Hidden, beside its target (a rename is atomic within a file system) and different for every writer.
-    temporary = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -58,7 +58,7 @@ async def _summary(ctx: Context, document: Classified) -> tuple[str, str]:
         instructions=_INSTRUCTIONS,
         text=f"{document.title}\n\n{excerpt(document.text)}",
         schema=_SCHEMA,
-        timeout=min(TIMEOUT, ctx.remaining()),
+        within=min(TIMEOUT, ctx.remaining()),
     )
     # What a model writes is new text: it may have made up an address or a number.
     return redact_text(answer.summary, document.language)[0], by

@@ -1,0 +1,79 @@
+"""What several commands share: how they are made, and options they take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from orchestrator.errors import InvalidInput
+
+Tag = Annotated[
+    list[str],
+    typer.Option(metavar="NAME=TEXT", help="A free tag; may be given several times.", show_default=False),
+]
+Numbers = Annotated[
+    list[str],
+    typer.Option("--agent", metavar="NAME=N", help="N for this agent alone; may be given several times."),
+]
+
+
+def command_app(*, group: bool = False) -> typer.Typer:
+    """Return an empty app for a command, or for a group of them, in the style of all."""
+    return typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=group,
+    )
+
+
+def parse_tags(given: Sequence[str]) -> dict[str, str]:
+    """
+    Return tags by name.
+
+    Raises:
+        typer.BadParameter: one is not NAME=TEXT.
+    """
+    tags = {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        if not equals or not name:
+            msg = f"{item!r} is not NAME=TEXT, as in --tag batch=monday"
+            raise typer.BadParameter(msg)
+        tags[name] = text
+    return tags
+
+
+def parse_numbers(given: Sequence[str]) -> dict[str, int]:
+    """
+    Return numbers by agent.
+
+    Raises:
+        typer.BadParameter: one is not NAME=N with N above 0.
+    """
+    numbers = {}
+    for item in given:
+        name, _, text = item.partition("=")
+        if not name or not text.isdecimal() or int(text) < 1:
+            msg = f"{item!r} is not NAME=N, as in --agent moderation.classify=4"
+            raise typer.BadParameter(msg)
+        numbers[name] = int(text)
+    return numbers
+
+
+def check_agents(names: Sequence[str], known: Sequence[str]) -> None:
+    """
+    Refuse agents that nobody registered.
+
+    Raises:
+        InvalidInput: with the names that are known.
+    """
+    for name in names:
+        if name not in known:
+            msg = (
+                f"there is no agent {name!r} (known: {', '.join(known) or 'none'}); correct the name, "
+                "or name the module that defines it in CELERIAC_AGENTS"
+            )
+            raise InvalidInput(msg)

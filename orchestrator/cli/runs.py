@@ -1,0 +1,221 @@
+"""`celeriac runs`: list, show, watch, cancel and decide."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from typing import Annotated, Final
+
+import typer
+from rich.text import Text
+
+from orchestrator.cli import session
+from orchestrator.cli.help import examples
+from orchestrator.cli.options import command_app, parse_tags
+from orchestrator.cli.output import AsJson, clock_time, coloured, console, print_json, print_table
+from orchestrator.cli.watching import follow
+from orchestrator.cli.wording import asked, current_step, details, how_to_decide, remark, step_of, took
+from orchestrator.messages import RunState, RunStatus
+
+app = command_app(group=True)
+
+MAX_REASON: Final = 60  # characters of a reason in the list; `show` has all of it
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)]
+Step = Annotated[
+    str | None, typer.Option(help="The step to decide; the one that waits unless given.", show_default=False)
+]
+By = Annotated[str, typer.Option(help="Who decides.", show_default="your login name", default_factory=getpass.getuser)]
+Note = Annotated[str, typer.Option(help="Why; kept in the run's log.", show_default=False)]
+Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest first.")]
+
+
+@app.callback()
+def _group() -> None:
+    """List, show, watch, cancel and decide runs."""
+
+
+@app.command(
+    "list",
+    epilog=examples(
+        "celeriac runs list",
+        "celeriac runs list --status waiting --flow moderation",
+        "celeriac runs list --tag batch=monday --limit 500 --json",
+    ),
+)
+def list_runs(
+    *,
+    status: Annotated[RunStatus | None, typer.Option(help="Only these.", show_default=False)] = None,
+    flow: Annotated[str | None, typer.Option(help="Only runs of this flow.", show_default=False)] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only runs of this tenant.", show_default=False)] = None,
+    tag: Annotated[
+        str | None, typer.Option(metavar="NAME=TEXT", help="Only runs with this tag.", show_default=False)
+    ] = None,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, the newest first."""
+    wanted = next(iter(parse_tags([tag]).items())) if tag is not None else None
+    found = session.client().list_runs(status=status, flow=flow, tenant=tenant, tag=wanted, limit=limit)
+    if as_json:
+        print_json([state.model_dump(mode="json") for state in found])
+    elif found:
+        print_table(
+            ["RUN", "FLOW", "STATUS", "AT", "SUBMITTED", "TOOK", "REASON"],
+            [
+                [
+                    state.id,
+                    state.flow,
+                    coloured(state.status),
+                    current_step(state),
+                    clock_time(state.created_ms),
+                    took(state),
+                    _short(state.reason or ""),
+                ]
+                for state in found
+            ],
+        )
+    else:
+        typer.echo("none")
+
+
+@app.command(
+    "show",
+    epilog=examples("celeriac runs show 01K9ZK", "celeriac runs show 01K9ZK --json | jq .result"),
+)
+def show(run_id: RunId, *, as_json: AsJson = False) -> None:
+    """Show a run: steps, open questions, result."""
+    run = session.client().get(run_id)
+    state = run.state()
+    result = run.value(state.output) if state.output else None
+    if as_json:
+        print_json(state.model_dump(mode="json") | {"result": result})
+        return
+    out = console()
+    out.print(Text.assemble((state.id, "bold"), f"  {state.flow}  ", coloured(state.status), f"  {took(state)}"))
+    out.print(_facts(state), markup=False)
+    if state.steps:
+        print_table(
+            ["STAGE", "AGENT", "STATUS", "ATTEMPT", "TOOK", ""],
+            [
+                [step.name, step.agent, coloured(step.status), str(step.attempt or ""), took(step), remark(step)]
+                for step in state.steps
+            ],
+        )
+    if state.reason:
+        out.print(f"reason: {state.reason}", markup=False)
+    for step, waiting in asked(state):
+        out.print(f"{step.name} waits until {clock_time(waiting.until_ms)}, then: {waiting.default}", markup=False)
+    for command in how_to_decide(state):
+        out.print(f"  {command}", markup=False)
+    if state.status == "completed":
+        out.print("result:")
+        out.print(json.dumps(result, indent=2, ensure_ascii=False), markup=False)
+
+
+@app.command(
+    "events",
+    epilog=examples("celeriac runs events 01K9ZK", "celeriac runs events 01K9ZK --json"),
+)
+def events(run_id: RunId, *, as_json: AsJson = False) -> None:
+    """Show a run's log: every event, the oldest first."""
+    found = session.client().get(run_id).events()
+    if as_json:
+        print_json([event.model_dump(mode="json") for event in found])
+        return
+    print_table(
+        ["ID", "AT", "EVENT", "STEP", ""],
+        [[event.id, clock_time(event.at_ms), event.type, step_of(event), details(event)] for event in found],
+    )
+
+
+@app.command(
+    "watch",
+    epilog=examples(
+        "celeriac runs watch 01K9ZK",
+        "celeriac runs watch 01K9ZK --json | jq .type",
+        where="Exits with 0 when the run completes, with 1 when it fails or is cancelled.",
+    ),
+)
+def watch(
+    run_id: RunId,
+    *,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.0, metavar="SECONDS", help="Give up after this time.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")] = False,
+) -> None:
+    """
+    Watch a run's stages until it ends.
+
+    Live on a terminal, a line per event otherwise.
+    """
+    state = follow(session.patient_client().get(run_id), console(), as_json=as_json, timeout=timeout)
+    raise typer.Exit(0 if state.status == "completed" else 1)
+
+
+@app.command(
+    "cancel",
+    epilog=examples("celeriac runs cancel 01K9ZK", "celeriac runs cancel 01K9ZK --reason 'submitted twice'"),
+)
+def cancel(
+    run_id: RunId,
+    *,
+    reason: Annotated[str, typer.Option(help="Why; kept in the run's log.", show_default=False)] = "",
+    by: By,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel a run that has not ended."""
+    run = session.client().get(run_id)
+    run.cancel(reason, by=by)
+    _tell(run.state(), "cancelled", as_json=as_json)
+
+
+@app.command(
+    "approve",
+    epilog=examples(
+        "celeriac runs approve 01K9ZK",
+        "celeriac runs approve 01K9ZK --step classify --by ada --note 'harmless quotation'",
+    ),
+)
+def approve(run_id: RunId, *, step: Step = None, by: By, note: Note = "", as_json: AsJson = False) -> None:
+    """Let the output of a step that waits for a person pass."""
+    session.load()
+    run = session.client().get(run_id)
+    run.approve(step, by=by, note=note)
+    _tell(run.state(), "approved", as_json=as_json)
+
+
+@app.command(
+    "reject",
+    epilog=examples("celeriac runs reject 01K9ZK --note 'advertisement'"),
+)
+def reject(run_id: RunId, *, step: Step = None, by: By, note: Note = "", as_json: AsJson = False) -> None:
+    """Fail a run at the step that waits for a person."""
+    session.load()
+    run = session.client().get(run_id)
+    run.reject(step, by=by, note=note)
+    _tell(run.state(), "rejected", as_json=as_json)
+
+
+def _tell(state: RunState, what: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(state.model_dump(mode="json"))
+    else:
+        typer.echo(f"{state.id} {what}; it is {state.status}")
+
+
+def _facts(state: RunState) -> str:
+    tags = " ".join(f"{name}={text}" for name, text in state.tags.items())
+    parts = [
+        f"submitted {clock_time(state.created_ms)}",
+        f"tenant {state.tenant}",
+        f"priority {state.priority}",
+        f"key {state.key}" if state.key else "",
+        f"tags {tags}" if tags else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 1]}…"

@@ -1,0 +1,151 @@
+"""The development server: what runs in it, how it is started, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Self
+
+from orchestrator.agent import agents
+from orchestrator.broker import producer_app
+from orchestrator.cli import session
+from orchestrator.cli.fleet import FLOWER, Options, environment, specs
+from orchestrator.cli.gauges import Gauges
+from orchestrator.cli.options import check_agents
+from orchestrator.cli.ports import answers, is_free
+from orchestrator.cli.supervisor import Change, Child, Supervisor
+from orchestrator.errors import InvalidInput, InvalidSettings
+from orchestrator.state import embedded
+from orchestrator.state.connection import redis_url, without_password
+from orchestrator.state.data_dir import open_lock, prepare_data_dir, try_lock
+
+if TYPE_CHECKING:
+    from orchestrator.cli.interrupts import Interrupts
+    from orchestrator.settings import Settings
+
+TICK: Final = 0.2  # s
+
+
+class DevelopmentServer:
+    """
+    State, a worker pool per agent, and Flower, as children of this process.
+
+    Enter it to start everything; it is stopped when left. Between the two, call `tick` or `run`.
+
+    Args:
+        settings: with their agents loaded.
+        options: how to run it.
+        report: called with each change of a child.
+
+    Raises:
+        InvalidSettings: there is no agent, or Flower's port is taken; nothing was started.
+        InvalidInput: an option names an unknown agent, or another development server uses the folder.
+        EmbeddedServerError: the embedded server did not start.
+    """
+
+    def __init__(self, settings: Settings, options: Options, report: Callable[[Change], None]) -> None:
+        self.settings = settings
+        self.options = options
+        check_agents(list(options.numbers), list(agents()))
+        if not agents():
+            msg = "there is no agent to run; name the modules that define them in CELERIAC_AGENTS"
+            raise InvalidSettings(msg)
+        if options.flower_port is not None and not is_free(settings.flower_host, options.flower_port):
+            msg = (
+                f"port {options.flower_port} on {settings.flower_host} is taken; end what listens there, choose "
+                "another with --flower-port or CELERIAC_FLOWER_PORT, or leave Flower out with --no-flower"
+            )
+            raise InvalidSettings(msg)
+        self.data_dir = prepare_data_dir(settings)
+        self.supervisor = Supervisor(
+            specs(settings, options),
+            logs=self.data_dir / "logs",
+            environment=environment(self.data_dir, options.modules),
+            report=report,
+            grace=options.grace,
+        )
+        self.gauges: Gauges | None = None
+        self.state_url = ""  # where the state is, to be shown; known once everything is started
+        self._flower_pid: int | None = None  # of the Flower that has answered
+        self._exit = contextlib.ExitStack()
+
+    @property
+    def flower_url(self) -> str | None:
+        """Where Flower is, if it runs."""
+        port = self.options.flower_port
+        return None if port is None else f"http://{self.settings.flower_host}:{port}"
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self._claim(stack)
+            if self.settings.redis_url is None:
+                stack.enter_context(embedded.ensure(self.settings, hold=True))
+            session.redis().close()
+            self.state_url = without_password(redis_url(self.settings))
+            (self.data_dir / "logs").mkdir(mode=0o700, exist_ok=True)
+            stack.callback(self.supervisor.kill)
+            self.supervisor.start()
+            queues = [child.spec.name for child in self.supervisor.children if child.spec.name != FLOWER]
+            self.gauges = Gauges(producer_app(self.settings), queues)
+            stack.callback(self.gauges.stop)
+            self.gauges.start()
+            self._exit = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exit.close()
+
+    def _claim(self, stack: contextlib.ExitStack) -> None:
+        # Two would rotate each other's logs, and their workers would have the same names.
+        lock = self.data_dir / "up.lock"
+        descriptor = open_lock(lock)
+        stack.callback(os.close, descriptor)
+        if not try_lock(descriptor, fcntl.LOCK_EX):
+            msg = (
+                f"a development server runs in {self.data_dir} already (process {lock.read_text() or 'unknown'}); "
+                "use it, end it, or set CELERIAC_DATA_DIR to another folder"
+            )
+            raise InvalidInput(msg)
+        os.truncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+
+    def run(
+        self,
+        interrupts: Interrupts,
+        show: Callable[[], None],
+        until: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """
+        Keep the children running until there is an interrupt, or `until` says so; then drain them.
+
+        Args:
+            interrupts: the first drains, each further one hurries.
+            show: called several times a second.
+            until: asked several times a second.
+        """
+        handled = 0
+        while not self.supervisor.finished:
+            if interrupts.count > handled:
+                handled += 1
+                if self.supervisor.draining:
+                    self.supervisor.hurry()
+                else:
+                    self.supervisor.drain()
+            elif not self.supervisor.draining and until():
+                self.supervisor.drain()
+            self.supervisor.tick()
+            show()
+            interrupts.wait(TICK)
+
+    def state_of(self, child: Child) -> str:
+        """Return a child's state; "starting" until its worker has been heard of."""
+        if child.state != "running" or self.gauges is None:
+            return child.state
+        if child.spec.name == FLOWER:
+            port = self.options.flower_port
+            if port is not None and self._flower_pid != child.pid and answers(self.settings.flower_host, port):
+                self._flower_pid = child.pid
+            return "running" if self._flower_pid == child.pid else "starting"
+        return "running" if self.gauges.pid(child.spec.name) == child.pid else "starting"

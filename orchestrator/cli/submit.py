@@ -1,0 +1,116 @@
+"""`celeriac submit`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli import session
+from orchestrator.cli.help import examples
+from orchestrator.cli.options import Tag, command_app, parse_tags
+from orchestrator.cli.output import AsJson, console, print_json
+from orchestrator.cli.reading import read_document, read_lines
+from orchestrator.cli.watching import follow
+from orchestrator.errors import RunCancelled, RunFailed, UnknownFlow
+from orchestrator.messages import Priority, RunState
+from orchestrator.patterns import flows
+
+if TYPE_CHECKING:
+    from orchestrator.client import Run
+
+app = command_app()
+
+
+@app.command(
+    "submit",
+    epilog=examples(
+        "celeriac submit moderation --input document.json",
+        "celeriac submit moderation --input document.json --key ticket-481 --wait",
+        'echo \'{"id": "a", "text": "Hello"}\' | celeriac submit moderation --input - --json',
+        "celeriac submit moderation --input documents.jsonl --each --tag batch=monday",
+        where="The same key and input give the same run, however often they are submitted.",
+    ),
+)
+def submit(  # noqa: PLR0913  what can be said of a run
+    flow: Annotated[str, typer.Argument(metavar="FLOW", help="The flow's name.", show_default=False)],
+    *,
+    source: Annotated[
+        str, typer.Option("--input", metavar="FILE|-", help="A JSON file, or - for stdin.", show_default=False)
+    ],
+    each: Annotated[bool, typer.Option("--each", help="Submit a run for each line of JSON Lines.")] = False,
+    key: Annotated[str | None, typer.Option(help="An idempotency key.", show_default=False)] = None,
+    deadline: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Time the run may take in all.", show_default="the setting run_deadline"),
+    ] = None,
+    priority: Annotated[Priority, typer.Option(help="Which runs go first.")] = "normal",
+    tenant: Annotated[str, typer.Option(help="Whose run it is.")] = "default",
+    tag: Tag = [],  # noqa: B006  typer copies it
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end and print the result as JSON.")] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=0.0, metavar="SECONDS", help="With --wait: give up after this time.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a run of a flow; print its id, or with --wait its result."""
+    if each and key is not None:
+        raise typer.BadParameter("a key belongs to one run; it does not go with --each", param_hint="--key")
+    tags = parse_tags(tag)
+    inputs = read_lines(source) if each else [read_document(source)]
+    session.load()
+    if flow not in flows():
+        # Told before a server is looked for, or started.
+        raise UnknownFlow(flow, ", ".join(flows()))
+    client = session.patient_client()
+    runs = client.submit_many(
+        flow,
+        inputs,
+        keys=None if key is None else [key],
+        deadline=deadline,
+        priority=priority,
+        tenant=tenant,
+        tags=tags,
+    )
+    if wait:
+        ended = [_wait_for(run, timeout=timeout, quiet=as_json or each) for run in runs]
+        _tell_results(runs, ended, each=each, as_json=as_json)
+    elif as_json:
+        print_json([{"id": run.id} for run in runs] if each else {"id": runs[0].id})
+    else:
+        for run in runs:
+            typer.echo(run.id)
+
+
+def _wait_for(run: Run, *, timeout: float | None, quiet: bool) -> RunState:
+    if not quiet:
+        # To stderr: stdout gets the result alone.
+        return follow(run, console(stderr=True), timeout=timeout)
+    for _ in run.watch(timeout):
+        pass
+    return run.state()
+
+
+def _tell_results(runs: list[Run], ended: list[RunState], *, each: bool, as_json: bool) -> None:
+    documents = [_document(run, state) for run, state in zip(runs, ended, strict=True)]
+    failed = [state for state in ended if state.status != "completed"]
+    if each:
+        print_json(documents)
+        raise typer.Exit(1 if failed else 0)
+    if as_json:
+        print_json(documents[0])
+        raise typer.Exit(1 if failed else 0)
+    for state in failed:
+        kind = RunFailed if state.status == "failed" else RunCancelled
+        raise kind(state.id, state.reason or "")
+    print_json(documents[0]["result"])
+
+
+def _document(run: Run, state: RunState) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "status": state.status,
+        "reason": state.reason,
+        "result": run.value(state.output) if state.output else None,
+    }

@@ -1,0 +1,95 @@
+"""Follow a run to its end: live on a terminal, a line per event on a pipe, JSON lines for programs."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.cli.output import clock_time, coloured, print_json_line
+from orchestrator.cli.wording import details, how_to_decide, remark, step_of, took
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from orchestrator.client import Run
+    from orchestrator.messages import Event, RunState
+
+
+def follow(run: Run, out: Console, *, as_json: bool = False, timeout: float | None = None) -> RunState:
+    """
+    Show a run's events, the past ones first, until it ends.
+
+    Args:
+        run: the run.
+        out: where to show it.
+        as_json: print every event as a line of JSON to stdout instead.
+        timeout: seconds to wait for the end; None: as long as it takes.
+
+    Returns:
+        The run as it ended.
+
+    Raises:
+        RunNotFound: there is no such run.
+        TimeoutError: it has not ended in time.
+    """
+    if as_json:
+        for event in run.watch(timeout):
+            print_json_line(event.model_dump(mode="json"))
+    elif out.is_terminal:
+        view = View(run.state())
+        with Live(console=out, get_renderable=view.render, refresh_per_second=4):
+            for _ in run.watch(timeout):
+                view.state = run.state()
+            view.state = run.state()
+    else:
+        for event in run.watch(timeout):
+            out.print(line(event), markup=False)
+    return run.state()
+
+
+def line(event: Event) -> str:
+    """Return an event as a line."""
+    parts = [clock_time(event.at_ms), f"{event.type:<16}", step_of(event), details(event)]
+    return "  ".join(part for part in parts if part).rstrip()
+
+
+class View:
+    """A run's stages as a table; durations go on while nothing happens."""
+
+    def __init__(self, state: RunState) -> None:
+        self.state = state
+
+    def render(self) -> Group:
+        """Return what is to be seen now."""
+        state, now_ms = self.state, time.time() * 1000
+        title = Text.assemble(
+            (state.id, "bold"), f"  {state.flow}  ", coloured(state.status), f"  {took(state, now_ms)}"
+        )
+        parts: list[Text | Table] = [title, steps_table(state, now_ms)]
+        if state.reason:
+            parts.append(Text(state.reason, style="red" if state.status == "failed" else "yellow"))
+        if not state.finished:
+            parts += [Text(f"decide with: {command}", style="magenta") for command in how_to_decide(state)]
+        return Group(*parts)
+
+
+def steps_table(state: RunState, now_ms: float | None = None) -> Table:
+    """Return a run's steps for a terminal."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("STAGE", "AGENT", "STATUS", "ATTEMPT", "TOOK", ""):
+        table.add_column(column, justify="right" if column in {"ATTEMPT", "TOOK"} else "left")
+    for step in state.steps:
+        table.add_row(
+            step.name,
+            step.agent,
+            coloured(step.status),
+            str(step.attempt or ""),
+            took(step, now_ms),
+            Text(remark(step)),
+        )
+    return table

@@ -1,0 +1,63 @@
+"""`celeriac worker`: Celery's worker for some agents."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from orchestrator.agent import agents
+from orchestrator.broker import START_QUEUE
+from orchestrator.cli import session
+from orchestrator.cli.fleet import worker_arguments
+from orchestrator.cli.help import examples
+from orchestrator.cli.options import check_agents, command_app
+from orchestrator.settings import Pool
+from orchestrator.state import embedded
+
+app = command_app()
+
+
+@app.command(
+    "worker",
+    epilog=examples(
+        "celeriac worker",
+        "celeriac worker moderation.classify --concurrency 8",
+        "celeriac worker moderation.classify --pool threads -- --max-tasks-per-child 100",
+        where="It is Celery's worker: `celery -A orchestrator.app worker -Q moderation.classify` does the same. "
+        "What follows -- is handed to it.",
+    ),
+)
+def worker(
+    context: typer.Context,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[AGENT]...", help="Agents to work for; all of them unless given.", show_default=False),
+    ] = None,
+    *,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Steps to run at a time.", show_default="the setting concurrency"),
+    ] = None,
+    pool: Annotated[Pool | None, typer.Option(help="Celery's worker pool.", show_default="the setting pool")] = None,
+) -> None:
+    """Run a worker in this process, for some agents or for all."""
+    settings = session.load()
+    known = [*agents(), START_QUEUE]
+    wanted = names or known
+    check_agents(wanted, known)
+    if settings.redis_url is None:
+        # Not released here: the server stays until this process ends.
+        embedded.ensure(settings, hold=True)
+    session.redis().close()
+    from orchestrator.app import app as celery  # noqa: PLC0415  importing it makes the Celery app of the process
+
+    label = wanted[0] if len(wanted) == 1 else "celeriac"
+    arguments = worker_arguments(
+        pool or settings.pool,
+        wanted,
+        name=f"{label}.{os.getpid()}",  # a second worker for the same agents must have another name
+        concurrency=concurrency or settings.concurrency,
+    )
+    celery.worker_main(["worker", *arguments, *(context.obj or [])])

@@ -1,0 +1,129 @@
+"""
+Named points in a worker where it dies by SIGKILL, once for each run: loaded beside the user's modules by CELERIAC_AGENTS.
+
+A run asks for its deaths by the tag `crash`: `point:step`, several separated by spaces. A file below `$CRASH_MARKS` says
+that a death has happened, so that it happens once. Nothing but this module reads either; `points.py` lists them.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import inspect
+import json
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from celery.signals import after_task_publish, before_task_publish, task_received
+from kombu.transport.redis import QoS
+
+from orchestrator.agent import agents
+from orchestrator.errors import RunNotFound
+from orchestrator.runtime.process import current
+from orchestrator.state.runs import RunStore
+from tests.chaos.points import MARKS, mark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery.worker.request import Request
+
+    from orchestrator import Context
+
+Method = Any  # a method of RunStore, whatever its signature
+
+
+def reach(point: str, run_id: str, step: str) -> None:
+    """Die here if the run asks for it and has not died here before."""
+    try:
+        asked = current().store.load(run_id).tags.get("crash", "").split()
+    except RunNotFound:
+        return
+    if f"{point}:{step}" not in asked:
+        return
+    try:
+        mark(Path(os.environ[MARKS]), run_id, point, step).touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def around(name: str, *, before: str | None = None, after: str | None = None) -> None:
+    """Put points before and after a method of the store; begin and the caretaker's name run and step, commit a Begun."""
+    method: Method = getattr(RunStore, name)
+
+    @functools.wraps(method)
+    def wrapped(self: RunStore, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  any method's
+        run_id, step = args[:2] if isinstance(args[0], str) else (args[0].run_id, args[0].step.name)
+        if before:
+            reach(before, run_id, step)
+        given = method(self, *args, **kwargs)
+        if after:
+            reach(after, run_id, step)
+        return given
+
+    patch.object(RunStore, name, wrapped).start()
+
+
+def after_effect(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Put a point at the end of a handler, where its effect is made and its output is not."""
+    if inspect.iscoroutinefunction(function):
+
+        async def handler(ctx: Context, value: object) -> object:
+            given = await function(ctx, value)
+            reach("in-handler", ctx.run_id, ctx.step)
+            return given
+
+    else:
+
+        def handler(ctx: Context, value: object) -> object:
+            given = function(ctx, value)
+            reach("in-handler", ctx.run_id, ctx.step)
+            return given
+
+    return handler
+
+
+def publishing(point: str) -> Callable[..., None]:
+    """Put a point where a step's message is published, whoever does it."""
+
+    def receiver(body: object = None, **_: object) -> None:
+        match body:
+            case (_, {"run": str(run_id), "step": str(step)}, _):
+                reach(point, run_id, step)
+
+    return receiver
+
+
+def received(request: Request, **_: object) -> None:
+    """Die with the message booked as delivered, and not yet with the pool."""
+    kwargs = request.kwargs
+    if "run" in kwargs:
+        reach("received", kwargs["run"], kwargs["step"])
+
+
+def popping(append: Callable[..., None]) -> Callable[..., None]:
+    """Die with the message taken off the queue, and not yet booked as delivered."""
+
+    def wrapped(self: QoS, message: Any, delivery_tag: str) -> None:  # noqa: ANN401  kombu's is untyped
+        _, kwargs, _ = json.loads(base64.b64decode(message._raw["body"]))  # noqa: SLF001  the message as it was popped
+        if isinstance(kwargs, dict) and "run" in kwargs:
+            reach("popped", kwargs["run"], kwargs["step"])
+        append(self, message, delivery_tag)
+
+    return wrapped
+
+
+around("begin", before="before-begin", after="after-begin")
+around("commit", before="before-commit", after="after-commit")
+around("lost", after="after-lost")
+around("redispatch", after="after-redispatch")
+for name in ("acme.effect", "acme.effect-sync"):
+    agents()[name].function = after_effect(agents()[name].function)
+before_task_publish.connect(publishing("before-publish"), weak=False)
+after_task_publish.connect(publishing("after-publish"), weak=False)
+task_received.connect(received, weak=False)
+patch.object(QoS, "append", popping(QoS.append)).start()

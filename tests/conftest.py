@@ -1,0 +1,83 @@
+"""Fixtures for every test that needs a server; nothing is started before a test asks for it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from pydantic import SecretStr
+from redis import Redis
+
+from orchestrator import Settings
+from tests.servers import KINDS, Kind, Server, is_up, missing, no_key_left_without_ttl_or_declaration, start_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[dict[Kind, Server]]:
+    """The servers of this session by kind, as tests have asked for them; stopped at its end."""
+    started: dict[Kind, Server] = {}
+    yield started
+    for server in started.values():
+        server.stop()
+
+
+@pytest.fixture(params=KINDS)
+def server(
+    request: pytest.FixtureRequest, servers: dict[Kind, Server], tmp_path_factory: pytest.TempPathFactory
+) -> Server:
+    """A running server with nothing in it: first Valkey, then Redis. `tests.servers.on_valkey` asks for the one."""
+    kind = cast("Kind", request.param)
+    if why := missing(kind):
+        pytest.skip(why)
+    if kind in servers and not is_up(servers[kind]):
+        # A test that kills its server may leave the next one without.
+        servers.pop(kind).stop()
+    if kind not in servers:
+        servers[kind] = start_server(kind, tmp_path_factory.mktemp(kind))
+    with Redis.from_url(servers[kind].url) as client:
+        client.flushall()
+    return servers[kind]
+
+
+@pytest.fixture
+def redis_url(server: Server) -> str:
+    """The server's URL."""
+    return server.url
+
+
+@pytest.fixture
+def redis_client(redis_url: str) -> Iterator[Redis]:
+    """A client of the server; replies are bytes."""
+    with Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def settings(redis_url: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings for the server, with short times; what the developer's shell and folder set does not count."""
+    for name in [name for name in os.environ if name.startswith("CELERIAC_")]:
+        monkeypatch.delenv(name)
+    nothing = tmp_path_factory.mktemp("config") / "settings.toml"
+    nothing.touch()
+    monkeypatch.setenv("CELERIAC_CONFIG", str(nothing))
+    return Settings(
+        redis_url=SecretStr(redis_url),
+        shards=2,
+        lease=2.0,
+        sweep=0.3,
+        dispatch_timeout=1.0,
+        run_deadline=600.0,
+        retention=600.0,
+        redis_retry=5.0,
+    )
+
+
+@pytest.fixture
+def no_key_left(redis_client: Redis) -> Iterator[None]:
+    """Check after the test that each key left behind has a TTL or is declared permanent."""
+    yield
+    no_key_left_without_ttl_or_declaration(redis_client)

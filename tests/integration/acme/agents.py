@@ -1,0 +1,140 @@
+"""Acme's agents: each shows one thing that an agent may do to its worker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, cast
+
+from orchestrator import Context, agent
+
+from .documents import Doc, Draft, Exact, Report
+from .floor import POLL, effect, note, told, wait_to_be_told
+
+
+@agent("acme.first")
+async def first(ctx: Context, doc: Doc) -> Doc:
+    return doc.via(ctx.step)
+
+
+@agent("acme.second")
+def second(doc: Doc) -> Doc:
+    return doc.via("second")
+
+
+@agent("acme.third")
+async def third(ctx: Context, doc: Doc) -> Report:
+    return Report(text=doc.text, steps=len(doc.trail) + 1, tenant=ctx.tenant, tags=dict(ctx.tags))
+
+
+@agent("acme.hold")
+async def hold(ctx: Context, doc: Doc) -> Doc:
+    """Hold the document until told to go; notes what becomes of it."""
+    note(ctx, "started")
+    try:
+        await wait_to_be_told(ctx)
+    except asyncio.CancelledError:
+        note(ctx, "cancelled")
+        raise
+    finally:
+        note(ctx, "finally")
+    return doc.via(ctx.step)
+
+
+@agent("acme.hold-sync")
+def hold_sync(ctx: Context, doc: Doc) -> Doc:
+    """Hold the document until told to go or until the run has ended."""
+    note(ctx, "started")
+    while not told(ctx):
+        if ctx.cancelled:
+            note(ctx, "saw-cancelled")
+            break
+        time.sleep(POLL)
+    return doc.via(ctx.step)
+
+
+@agent("acme.parked")
+async def parked(ctx: Context, doc: Doc) -> Doc:
+    """Do nothing of note; its queue gets a worker only when a test wants one."""
+    return doc.via(ctx.step)
+
+
+@agent("acme.slow")
+async def slow(ctx: Context, doc: Doc) -> Doc:
+    note(ctx, "slow")
+    await asyncio.sleep(POLL)
+    return doc.via(ctx.step)
+
+
+@agent("acme.raiser")
+def raiser(doc: Doc) -> Doc:
+    msg = f"cannot work on {len(doc.text)} characters"
+    raise ValueError(msg)
+
+
+@agent("acme.liar")
+async def liar(doc: Doc) -> Doc:
+    return cast("Doc", cast("Any", {"text": len(doc.text)}))
+
+
+@agent("acme.exact")
+async def exact(doc: Exact) -> Doc:
+    return Doc(text=doc.text, trail=doc.trail)
+
+
+@agent("acme.late", timeout=0.3)
+async def late(ctx: Context, doc: Doc) -> Doc:
+    try:
+        await asyncio.sleep(60)
+    finally:
+        note(ctx, "finally")
+    return doc
+
+
+@agent("acme.late-sync", timeout=1.0)
+def late_sync(doc: Doc) -> Doc:
+    time.sleep(60)
+    return doc
+
+
+@agent("acme.writer")
+async def writer(ctx: Context, doc: Doc) -> Draft:
+    before = ctx.draft
+    return Draft(
+        text=doc.text,
+        version=ctx.revision,
+        feedback=ctx.feedback,
+        previous=before.version if isinstance(before, Draft) else -1,
+        trail=(*doc.trail, ctx.step),
+    )
+
+
+@agent("acme.rules")
+def rules(doc: Doc) -> Draft:
+    """The simple writer that a gate falls back to."""
+    return Draft(text=doc.text, version=0, by="rules", trail=doc.trail)
+
+
+@agent("acme.editor")
+async def editor(ctx: Context, draft: Draft) -> Draft:
+    return draft.model_copy(update={"trail": (*draft.trail, ctx.step)})
+
+
+@agent("acme.prepare")
+async def prepare(ctx: Context, doc: Doc) -> Doc:
+    """The first stage of a nested pipeline: passes on what its gate said, in the trail."""
+    return Doc(text=doc.text, trail=(*doc.trail, "+".join((ctx.step, *ctx.feedback))))
+
+
+@agent("acme.effect")
+async def effect_async(ctx: Context, doc: Doc) -> Doc:
+    effect(ctx)
+    note(ctx, f"effect-{ctx.step}")
+    return doc.via(ctx.step)
+
+
+@agent("acme.effect-sync")
+def effect_sync(ctx: Context, doc: Doc) -> Doc:
+    effect(ctx)
+    note(ctx, f"effect-{ctx.step}")
+    return doc.via(ctx.step)

@@ -1,0 +1,48 @@
+"""Where acme's agents leave notes for whoever watches them, and wait for a word: files below `$ACME_FLOOR`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator import Context
+
+POLL = 0.02
+
+
+def floor() -> Path:
+    return Path(os.environ["ACME_FLOOR"])
+
+
+def note(ctx: Context, what: str) -> None:
+    """Leave a note: one more line in `<run>.<what>`, with the process that wrote it and when (s)."""
+    with (floor() / f"{ctx.run_id}.{what}").open("a") as file:
+        file.write(f"{os.getpid()} {time.monotonic():.3f}\n")
+
+
+def told(ctx: Context, what: str = "go") -> bool:
+    """Whether somebody has said the word to this run, or to all."""
+    return (floor() / f"{ctx.run_id}.{what}").exists() or (floor() / f"all.{what}").exists()
+
+
+async def wait_to_be_told(ctx: Context, what: str = "go") -> None:
+    while not told(ctx, what):
+        await asyncio.sleep(POLL)
+
+
+def effect(ctx: Context) -> None:
+    """
+    Have an effect outside Redis: a service that does the same key's work once, and notes whose work it was.
+
+    The file's name is the key's; its content names run, step and revision.
+    """
+    path = Path(os.environ["ACME_LEDGER"]) / ctx.idempotency_key.replace("/", "+")
+    try:
+        with path.open("x") as file:
+            file.write(f"{ctx.run_id} {ctx.step} {ctx.revision}")
+    except FileExistsError:
+        return  # the service has done this key's work before

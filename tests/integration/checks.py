@@ -1,0 +1,98 @@
+"""
+What must hold after every case, whatever happened in it: the invariants I1 to I5.
+
+I1  each run has ended, a failed one with its reason      I2  each step is committed once
+I3  fold(events) is the projection                        I4  no lease, timer, index entry or message is left
+I5  an external ledger holds each effect once
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, cast
+
+from orchestrator.errors import RunNotFound
+from orchestrator.state.fold import fold
+from tests.servers import OF_A_RUN, no_key_left_without_ttl_or_declaration, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from orchestrator import Event, Run, RunState
+    from tests.integration.fleet import Deployment
+
+QUIET_TIMEOUT = 20.0
+
+
+def wrong_with(state: RunState, events: Sequence[Event]) -> list[str]:
+    """Return what breaks I1, I2 or I3 in a run: its projection and its log."""
+    found = []
+    if not state.finished:
+        found.append(f"I1: {state.id} is stuck: {state.status}")
+    if state.status == "failed" and not state.reason:
+        found.append(f"I1: {state.id} failed without a reason")
+    ends = [event.type for event in events if event.ends_run]
+    if state.finished and len(ends) != 1:
+        found.append(f"I2: {state.id} ended {len(ends)} times: {ends}")
+    if ends and not events[-1].ends_run:
+        found.append(f"I2: {state.id} went on after its end: {events[-1].type}")
+    completed = Counter(str(event.data["step"]) for event in events if event.type == "StepCompleted")
+    for step in state.steps:
+        # A revision of several stages commits the first ones again.
+        if completed[step.name] > step.revision + 1:
+            found.append(f"I2: {state.id}/{step.name} was committed {completed[step.name]} times")
+        if state.status == "completed" and not completed[step.name]:
+            found.append(f"I2: {state.id}/{step.name} was never committed")
+    if fold(state.id, events) != state:
+        found.append(f"I3: {state.id}: fold(events) is not the projection")
+    return found
+
+
+def wrong_with_effects(ledger: Path, states: Iterable[RunState]) -> list[str]:
+    """
+    Return what breaks I5: effects that are missing or there twice.
+
+    Args:
+        ledger: a file for each idempotency key; it holds run, step and revision.
+        states: of runs whose every step has one effect, each completed.
+    """
+    effects = Counter(path.read_text() for path in ledger.iterdir())
+    wanted = {
+        f"{state.id} {step.name} {revision}"
+        for state in states
+        for step in state.steps
+        for revision in range(step.revision + 1)
+    }
+    return [
+        *(f"I5: lost effect: {effect}" for effect in sorted(wanted - set(effects))),
+        *(f"I5: unexpected effect: {effect}" for effect in sorted(set(effects) - wanted)),
+        *(f"I5: {count} times the effect: {effect}" for effect, count in sorted(effects.items()) if count > 1),
+    ]
+
+
+def all_runs(deployment: Deployment) -> list[Run]:
+    """Return every run that there is a key of."""
+    found = []
+    for key in cast("Iterable[bytes]", deployment.redis.scan_iter(match="*:run:*", count=1000)):
+        matched = OF_A_RUN.fullmatch(key.decode())
+        if matched and not matched[2]:
+            found.append(deployment.client.get(matched["run"]))
+    return found
+
+
+def check_all(deployment: Deployment) -> None:
+    """Fail unless I1 to I4 hold for every run of a deployment that has not been checked before."""
+    problems: list[str] = []
+    for run in all_runs(deployment):
+        if run.id not in deployment.checked:
+            deployment.checked.add(run.id)
+            try:
+                problems += wrong_with(run.state(), run.events())
+            except RunNotFound:
+                continue  # its retention has just passed
+    assert not problems, "\n".join(problems)
+    if any(worker.running for worker in deployment.workers):
+        wait_until(lambda: not deployment.waiting_messages(), QUIET_TIMEOUT, "no message is left")
+    for database in (deployment.redis, deployment.broker):
+        no_key_left_without_ttl_or_declaration(database, queues=["acme.parked"])

@@ -1,0 +1,306 @@
+"""
+A deployment as an operator has it, in small: a server, workers that are `celery worker` processes, a producer's client.
+
+Every process started here is ended here, by its id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+
+import psutil
+from pydantic import SecretStr
+from redis import Redis
+
+from orchestrator import Client, Settings
+from orchestrator.state.dead import DeadLetters
+from tests.servers import Kind, start_server, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from orchestrator import Run
+    from tests.servers import Server
+
+Pool = Literal["prefork", "threads", "solo"]
+
+USER_CODE: Final = Path(__file__).parent  # the folder that holds acme
+CHECKOUT: Final = USER_CODE.parents[1]
+FAST: Final = {"lease": 1.0, "sweep": 0.2, "dispatch_timeout": 0.5, "shards": 2}
+START_TIMEOUT: Final = 30.0
+STOP_TIMEOUT: Final = 15.0
+LOG_LINES: Final = 60
+PRIORITIES: Final = ("", "\x06\x163", "\x06\x166", "\x06\x169")  # kombu's list for each priority of a queue
+
+QUEUES: Final = (
+    "orchestrator",
+    "acme.first",
+    "acme.second",
+    "acme.third",
+    "acme.hold",
+    "acme.hold-sync",
+    "acme.slow",
+    "acme.raiser",
+    "acme.liar",
+    "acme.exact",
+    "acme.late",
+    "acme.late-sync",
+    "acme.writer",
+    "acme.rules",
+    "acme.editor",
+    "acme.prepare",
+    "acme.effect",
+    "acme.effect-sync",
+)
+"""All of acme's but `acme.parked`."""
+
+
+class Worker:
+    """
+    A `celery worker` in a process group of its own.
+
+    Args:
+        arguments: after `celery -A orchestrator.app worker`.
+        env: the whole environment.
+        folder: where it runs; `log`: where its output goes.
+        program: what to run in place of this interpreter's celery.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], env: Mapping[str, str], folder: Path, log: Path, program: Sequence[str] = ()
+    ) -> None:
+        self.log = log
+        self._like = (arguments, env, folder, log, program)
+        command = [
+            *(program or (sys.executable, "-m", "celery")),
+            *("-A", "orchestrator.app", "worker", "--loglevel=INFO", "--without-gossip", "--without-mingle"),
+            *arguments,
+        ]
+        with log.open("ab") as output:
+            self._from = output.tell()
+            self.process = subprocess.Popen(  # noqa: S603  our own command
+                command, cwd=folder, env=dict(env), stdout=output, stderr=output, start_new_session=True
+            )
+
+    def again(self) -> Worker:
+        """Start another like it."""
+        return Worker(*self._like)
+
+    @property
+    def pid(self) -> int:
+        """The parent process's id."""
+        return self.process.pid
+
+    def text(self) -> str:
+        """What this process has logged."""
+        with self.log.open("rb") as file:
+            file.seek(self._from)
+            return file.read().decode(errors="replace")
+
+    def wait_until_ready(self) -> Self:
+        """Wait until it consumes."""
+        wait_until(self._ready, START_TIMEOUT, f"the worker whose log is {self.log} is ready")
+        return self
+
+    def _ready(self) -> bool:
+        assert self.process.poll() is None, f"the worker ended with {self.process.returncode}:\n{self.text()[-3000:]}"
+        return " ready." in self.text()
+
+    @property
+    def running(self) -> bool:
+        """Whether the parent process runs."""
+        return self.process.poll() is None
+
+    def children(self) -> list[psutil.Process]:
+        """Return the pool's processes; none where it has threads."""
+        try:
+            return psutil.Process(self.pid).children()
+        except psutil.NoSuchProcess:
+            return []
+
+    def kill(self) -> None:
+        """End it by SIGKILL: it can do nothing about it. Its pool's processes follow, as the kernel is told to."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """End it as an operator does, and what does not react within 15 s by SIGKILL."""
+        if self.running:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+
+class Supervisor:
+    """
+    Starts again what has died, as compose, Kubernetes or `celeriac up` do.
+
+    Args:
+        deployment: whose workers, all those it has when this begins.
+
+    Attributes:
+        restarts: how often it has.
+    """
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.restarts = 0
+        self._workers = deployment.workers
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(0.05):
+            for number, worker in enumerate(self._workers):
+                if not worker.running:
+                    worker.stop()
+                    self._workers[number] = worker.again()
+                    self.restarts += 1
+
+
+class Deployment:
+    """
+    A server with an empty database, a client, and the workers that tests start.
+
+    Args:
+        kind: of server; `folder`: for everything the deployment writes.
+        settings: what differs from FAST.
+        own_broker: messages go through another database than the state's.
+        agents: the modules that workers load.
+        path: folders that workers import from, beside the user's.
+        config: the server's directives; `env`: more of the workers' environment.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        folder: Path,
+        *,
+        settings: Mapping[str, object] | None = None,
+        own_broker: bool = False,
+        agents: Sequence[str] = ("acme.flows",),
+        path: Sequence[Path] = (),
+        config: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.server: Server = start_server(kind, folder / "server", config=config)
+        self.floor, self.ledger = folder / "floor", folder / "ledger"
+        self.floor.mkdir()
+        self.ledger.mkdir()
+        self.workers: list[Worker] = []
+        broker_url = f"{self.server.url[:-1]}1" if own_broker else self.server.url
+        chosen: dict[str, Any] = dict(FAST if settings is None else settings)  # any setting, by name
+        self.settings = Settings(
+            redis_url=SecretStr(self.server.url),
+            broker_url=SecretStr(broker_url),
+            agents=("tests.integration.acme.flows",),
+            **chosen,
+        )
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith("CELERIAC_")} | {
+            "CELERIAC_REDIS_URL": self.server.url,
+            "CELERIAC_BROKER_URL": broker_url,
+            "CELERIAC_AGENTS": ",".join(agents),
+            "ACME_FLOOR": str(self.floor),
+            "ACME_LEDGER": str(self.ledger),
+            "PYTHONPATH": os.pathsep.join(str(part) for part in (USER_CODE, *path)),
+            "PYTHONWARNINGS": "ignore",
+            **{f"CELERIAC_{name.upper()}": str(value) for name, value in chosen.items()},
+            **(env or {}),
+        }
+        self.client = Client(self.settings)
+        self.redis = Redis.from_url(self.server.url)
+        self.broker = Redis.from_url(broker_url)
+        self.dead = DeadLetters(self.redis)
+        self.checked: set[str] = set()
+
+    # Workers
+
+    def start_worker(self, *, queues: Iterable[str] = QUEUES, pool: Pool = "prefork", concurrency: int = 2) -> Worker:
+        """Start a worker; it may not be ready yet."""
+        arguments = ["-Q", ",".join(queues), "-P", pool, "-c", str(concurrency), "-n", f"w{len(self.workers)}@%h"]
+        # A file each: the last lines of one must not hide what another said.
+        log = self.folder / f"worker-{len(self.workers)}.log"
+        worker = Worker(arguments, self.env, self.folder, log)
+        self.workers.append(worker)
+        return worker
+
+    def stop_workers(self) -> None:
+        """Stop all workers, together."""
+        for worker in self.workers:
+            if worker.running:
+                worker.process.terminate()
+        for worker in self.workers:
+            worker.stop()
+        self.workers.clear()
+
+    # Runs
+
+    def submit(self, flow: str, text: str = "x", **options: Any) -> Run:  # noqa: ANN401  as of Client.submit
+        """Submit a document."""
+        return self.client.submit(flow, {"text": text}, **options)
+
+    def say(self, run: Run | None = None, word: str = "go") -> None:
+        """Tell a run's agents, or all, to go on."""
+        (self.floor / f"{run.id if run else 'all'}.{word}").touch()
+
+    def notes(self, run: Run, what: str) -> list[str]:
+        """Return the notes that a run's agents left: `pid seconds`."""
+        path = self.floor / f"{run.id}.{what}"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def wait_for_note(self, run: Run, what: str, *, count: int = 1, timeout: float = 15.0) -> None:
+        """Wait until an agent has left its note so often."""
+        wait_until(lambda: len(self.notes(run, what)) >= count, timeout, f"{run.id} notes {what!r} {count} times")
+
+    # Messages
+
+    def messages(self, queue: str) -> list[bytes]:
+        """Return what is in a queue, raw."""
+        found: list[bytes] = []
+        for priority in PRIORITIES:
+            found += self.broker.lrange(f"{queue}{priority}", 0, -1)
+        return found
+
+    def waiting_messages(self) -> int:
+        """Return how many messages are in a queue or taken and not acknowledged."""
+        return sum(len(self.messages(queue)) for queue in QUEUES) + self.broker.hlen("unacked")
+
+    def restart_server(self) -> None:
+        """Start the server again where it was, with the data it had."""
+        self.server = start_server(
+            self.server.kind, self.server.folder, port=self.server.port, config=self.config
+        )
+
+    def close(self) -> None:
+        """Stop everything."""
+        self.stop_workers()
+        self.client.app.close()
+        self.client.store.client.close()
+        self.redis.close()
+        self.broker.close()
+        self.server.stop()
+
+    def last_log(self) -> str:
+        """Return the ends of the workers' logs."""
+        logs = [path.read_text(errors="replace") for path in sorted(self.folder.glob("worker-*.log"))]
+        return "\n\n".join("\n".join(log.splitlines()[-LOG_LINES:]) for log in logs)
