@@ -53,7 +53,7 @@ lock: .venv/.python  ## resolve requirements.lock again; delete the file first t
 	$(BIN)/python -m venv "$$dir"; \
 	"$$dir/bin/pip" install -qq "$(UV)"; \
 	echo "==> Resolving requirements.lock"; \
-	"$$dir/bin/uv" pip compile pyproject.toml --quiet --no-config --default-index https://pypi.org/simple \
+	"$$dir/bin/uv" pip compile pyproject.toml --quiet \
 	    --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
 	    --extra embedded --extra moderation --group dev --output-file requirements.lock; \
 	echo "    $$(grep -c '^[a-z0-9]' requirements.lock) packages locked"

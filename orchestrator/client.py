@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.agent import load_agents
 from orchestrator.broker import producer_app
-from orchestrator.errors import InvalidInput, RunCancelled, RunFailed, RunNotFound, UnknownFlow, WrongState
+from orchestrator.errors import InvalidInput, KeyConflict, RunCancelled, RunFailed, RunNotFound, UnknownFlow, WrongState
 from orchestrator.messages import Choice, Priority, RunStatus
 from orchestrator.patterns.canvas import publish
 from orchestrator.patterns.flow import flows
@@ -271,7 +271,11 @@ class Client:
         tenant: str = "default",
         tags: Mapping[str, str] | None = None,
     ) -> list[Run]:
-        """Create one run for each input, with few round trips; arguments and errors as of `submit`."""
+        """
+        Create one run for each input, with few round trips; arguments and errors as of `submit`.
+
+        A KeyConflict ends the call; the runs before it are under way, and the same keys find them again.
+        """
         found = self._flow(flow)
         options = self._options(deadline, priority, tenant, tags)
         if keys is not None and len(keys) != len(inputs):
@@ -294,21 +298,27 @@ class Client:
             batch = submissions[start : start + BATCH]
             submitted = self.store.submit(batch)
             self._publish(submitted)
-            runs += [Run(self, one.run_id) for one in submitted]
+            for submission, one in zip(batch, submitted, strict=True):
+                if one.what == "conflict":
+                    raise KeyConflict(submission.key or "", one.run_id)
+                runs.append(Run(self, one.run_id))
         return runs
 
-    def start(self, flow: object, input: object, **options: object) -> Run:  # noqa: A002
+    def start(self, flow: object, input: object, *, message_id: str, **options: object) -> Run:  # noqa: A002
         """
         Do what `submit` does, but record what is refused as a failed run: for producers that see no exception.
 
         Args:
             flow: the flow's name.
             input: JSON data.
+            message_id: of the message that asked; delivered twice, it gives the same run. Serves as the key where
+                the options name none.
             options: as of `submit`.
 
         Returns:
             The run; failed with the reason where anything does not fit.
         """
+        options.setdefault("key", f"start:{message_id}")
         try:
             return self.submit(*self._foreign(flow, input, options), **cast("dict[str, Any]", options))
         except InvalidInput as error:
@@ -318,6 +328,8 @@ class Client:
                 value=b"null",
                 deadline=self.settings.run_deadline,
                 retention=self.settings.retention,
+                # Not the producer's own key: what was refused must not stand in the way of what corrects it.
+                key=f"refused:{message_id}",
                 tags={},
                 refused=f"refused: {error}",
             )
@@ -370,7 +382,7 @@ class Client:
 
     def _publish(self, submitted: Sequence[Submitted]) -> None:
         # A producer that dies here leaves runs whose dispatch deadline brings them on: created is as good as enqueued.
-        created = [one.run_id for one in submitted if one.created]
+        created = [one.run_id for one in submitted if one.what == "created"]
         for state in self.store.load_many(created):
             publish(self.app, state)
 

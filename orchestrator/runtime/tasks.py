@@ -70,7 +70,6 @@ def start(
     flow: object = None,
     input: object = None,  # noqa: A002  the word of the domain
     *others: object,
-    key: object = None,
     **options: object,
 ) -> str:
     """
@@ -81,9 +80,8 @@ def start(
         flow: the flow's name.
         input: its input, as JSON data.
         others: refused.
-        key: an idempotency key. Without one the message's own id serves, so that a redelivered message starts no
-            second run.
-        options: `deadline`, `priority`, `tenant`, `tags`, as of Client.submit.
+        options: `key`, `deadline`, `priority`, `tenant`, `tags`, as of Client.submit. Without a key the message's own
+            id serves, so that a redelivered message starts no second run.
 
     Returns:
         The run's id; of a run that failed with the reason where anything is refused.
@@ -92,4 +90,6 @@ def start(
     client = Client(process.settings, app=self.app, connection=process.store.client)
     if others:
         options["positional"] = "only flow and input may be positional"
-    return client.start(flow, input, key=f"start:{self.request.id}" if key is None else key, **options).id
+    # Plain Celery's null for "not given" must not become a key.
+    given = {name: value for name, value in options.items() if value is not None and name != "message_id"}
+    return client.start(flow, input, message_id=self.request.id, **given).id

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Literal, cast
 
-from orchestrator.errors import KeyConflict, RunNotFound
+from orchestrator.errors import RunNotFound
 from orchestrator.messages import Event, RunState, StepState
 from orchestrator.state import keys
 from orchestrator.state.payload import Payloads
@@ -62,10 +62,10 @@ class Submission:
 
 @dataclass(frozen=True)
 class Submitted:
-    """Which run a submission led to, and whether it is new."""
+    """Which run a submission led to: a new one, the one its key had made before, or one its key belongs to."""
 
     run_id: str
-    created: bool
+    what: Literal["created", "existing", "conflict"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,6 @@ class RunStore:
 
         Raises:
             PayloadTooLarge: an input is over the maximum; nothing was created.
-            KeyConflict: an idempotency key was used with another input.
         """
         for submission in submissions:
             self.payloads.check("the input", submission.value)
@@ -153,13 +152,10 @@ class RunStore:
             replies.append(self._submit(run_id, submission, pipe))
         if pipe is not None:
             replies = pipe.execute()
-        results = []
-        for submission, reply in zip(submissions, replies, strict=True):
-            what, found = (part.decode() for part in reply)
-            if what == "conflict":
-                raise KeyConflict(submission.key or "", found)
-            results.append(Submitted(found, created=what == "created"))
-        return results
+        return [
+            Submitted(found.decode(), cast('Literal["created", "existing", "conflict"]', what.decode()))
+            for what, found in replies
+        ]
 
     def _submit(self, run_id: str, submission: Submission, pipe: Pipeline | None) -> list[bytes]:
         facts: dict[str, object] = {

@@ -1,13 +1,14 @@
 """
-Named points in a worker where it dies by SIGKILL, once for each run: loaded beside the user's modules by CELERIAC_AGENTS.
+Named points in a worker where it dies by SIGKILL, once for each run; CELERIAC_AGENTS loads this after the user's code.
 
-A run asks for its deaths by the tag `crash`: `point:step`, several separated by spaces. A file below `$CRASH_MARKS` says
-that a death has happened, so that it happens once. Nothing but this module reads either; `points.py` lists them.
+A run asks for its deaths by the tag `crash`: `point:step`, several separated by spaces. A file below `$CRASH_MARKS`
+says that a death has happened, so that it happens once. Nothing but this module reads either; `points.py` lists them.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import inspect
 import json
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from celery.signals import after_task_publish, before_task_publish, task_received
-from kombu.transport.redis import QoS
+from kombu.transport import virtual
 
 from orchestrator.agent import agents
 from orchestrator.errors import RunNotFound
@@ -52,7 +53,7 @@ def reach(point: str, run_id: str, step: str) -> None:
 
 
 def around(name: str, *, before: str | None = None, after: str | None = None) -> None:
-    """Put points before and after a method of the store; begin and the caretaker's name run and step, commit a Begun."""
+    """Put points around a method of the store: one that names run and step, or takes what begin gave."""
     method: Method = getattr(RunStore, name)
 
     @functools.wraps(method)
@@ -70,21 +71,18 @@ def around(name: str, *, before: str | None = None, after: str | None = None) ->
 
 def after_effect(function: Callable[..., Any]) -> Callable[..., Any]:
     """Put a point at the end of a handler, where its effect is made and its output is not."""
-    if inspect.iscoroutinefunction(function):
 
-        async def handler(ctx: Context, value: object) -> object:
-            given = await function(ctx, value)
-            reach("in-handler", ctx.run_id, ctx.step)
-            return given
+    async def awaiting(ctx: Context, value: object) -> object:
+        given = await function(ctx, value)
+        reach("in-handler", ctx.run_id, ctx.step)
+        return given
 
-    else:
+    def calling(ctx: Context, value: object) -> object:
+        given = function(ctx, value)
+        reach("in-handler", ctx.run_id, ctx.step)
+        return given
 
-        def handler(ctx: Context, value: object) -> object:
-            given = function(ctx, value)
-            reach("in-handler", ctx.run_id, ctx.step)
-            return given
-
-    return handler
+    return awaiting if inspect.iscoroutinefunction(function) else calling
 
 
 def publishing(point: str) -> Callable[..., None]:
@@ -105,14 +103,14 @@ def received(request: Request, **_: object) -> None:
         reach("received", kwargs["run"], kwargs["step"])
 
 
-def popping(append: Callable[..., None]) -> Callable[..., None]:
-    """Die with the message taken off the queue, and not yet booked as delivered."""
+def popping(deliver: Callable[..., None]) -> Callable[..., None]:
+    """Die with the message taken off the queue, before anything looks at it."""
 
-    def wrapped(self: QoS, message: Any, delivery_tag: str) -> None:  # noqa: ANN401  kombu's is untyped
-        _, kwargs, _ = json.loads(base64.b64decode(message._raw["body"]))  # noqa: SLF001  the message as it was popped
-        if isinstance(kwargs, dict) and "run" in kwargs:
+    def wrapped(self: virtual.Transport, message: dict[str, Any], queue: str) -> None:
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # not a step's message
+            _, kwargs, _ = json.loads(base64.b64decode(message["body"]))
             reach("popped", kwargs["run"], kwargs["step"])
-        append(self, message, delivery_tag)
+        deliver(self, message, queue)
 
     return wrapped
 
@@ -126,4 +124,4 @@ for name in ("acme.effect", "acme.effect-sync"):
 before_task_publish.connect(publishing("before-publish"), weak=False)
 after_task_publish.connect(publishing("after-publish"), weak=False)
 task_received.connect(received, weak=False)
-patch.object(QoS, "append", popping(QoS.append)).start()
+patch.object(virtual.Transport, "_deliver", popping(virtual.Transport._deliver)).start()  # noqa: SLF001  kombu has no public point here

@@ -1,4 +1,4 @@
-"""SIGKILL at each named point of a step's life: every run completes, each step is committed once, each effect made once."""
+"""SIGKILL at each named point of a step's life: every run completes, steps are committed once, effects made once."""
 
 from __future__ import annotations
 

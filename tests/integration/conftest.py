@@ -58,9 +58,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Kind,
             pytest.skip(why)
         if (kind, pool) not in made:
             # The threads' deployment has a broker of its own, so that both layouts are tried.
-            made[kind, pool] = Deployment(
-                kind, tmp_path_factory.mktemp(f"{kind}-{pool}"), own_broker=pool == "threads"
-            )
+            made[kind, pool] = Deployment(kind, tmp_path_factory.mktemp(f"{kind}-{pool}"), own_broker=pool == "threads")
             made[kind, pool].start_worker(pool=pool).wait_until_ready()
         return made[kind, pool]
 
@@ -70,9 +68,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Kind,
 
 
 @pytest.fixture(params=["valkey-prefork"])
-def deployment(
-    request: pytest.FixtureRequest, shared: Callable[[Kind, Pool], Deployment]
-) -> Iterator[Deployment]:
+def deployment(request: pytest.FixtureRequest, shared: Callable[[Kind, Pool], Deployment]) -> Iterator[Deployment]:
     """A shared deployment; afterwards all its runs have ended, and nothing is left that should not be."""
     kind, pool = cast("str", request.param).split("-")
     found = shared(cast("Kind", kind), cast("Pool", pool))

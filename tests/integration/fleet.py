@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 import psutil
 from pydantic import SecretStr
@@ -126,20 +126,18 @@ class Worker:
             return []
 
     def kill(self) -> None:
-        """End it by SIGKILL: it can do nothing about it. Its pool's processes follow, as the kernel is told to."""
-        self.process.kill()
+        """End it by SIGKILL, and what is left of its process group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
 
     def stop(self) -> None:
         """End it as an operator does, and what does not react within 15 s by SIGKILL."""
         if self.running:
             self.process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        self.kill()
 
 
 class Supervisor:
@@ -171,7 +169,7 @@ class Supervisor:
         while not self._stopped.wait(0.05):
             for number, worker in enumerate(self._workers):
                 if not worker.running:
-                    worker.stop()
+                    worker.kill()
                     self._workers[number] = worker.again()
                     self.restarts += 1
 
@@ -244,13 +242,10 @@ class Deployment:
         self.workers.append(worker)
         return worker
 
-    def stop_workers(self) -> None:
-        """Stop all workers, together."""
+    def kill_workers(self) -> None:
+        """End all workers at once."""
         for worker in self.workers:
-            if worker.running:
-                worker.process.terminate()
-        for worker in self.workers:
-            worker.stop()
+            worker.kill()
         self.workers.clear()
 
     # Runs
@@ -274,11 +269,16 @@ class Deployment:
 
     # Messages
 
+    @staticmethod
+    def queue_key(queue: str) -> str:
+        """Return the Redis list of a queue's messages of normal priority."""
+        return f"{queue}{PRIORITIES[1]}"
+
     def messages(self, queue: str) -> list[bytes]:
         """Return what is in a queue, raw."""
         found: list[bytes] = []
         for priority in PRIORITIES:
-            found += self.broker.lrange(f"{queue}{priority}", 0, -1)
+            found += cast("list[bytes]", self.broker.lrange(f"{queue}{priority}", 0, -1))
         return found
 
     def waiting_messages(self) -> int:
@@ -287,13 +287,11 @@ class Deployment:
 
     def restart_server(self) -> None:
         """Start the server again where it was, with the data it had."""
-        self.server = start_server(
-            self.server.kind, self.server.folder, port=self.server.port, config=self.config
-        )
+        self.server = start_server(self.server.kind, self.server.folder, port=self.server.port, config=self.config)
 
     def close(self) -> None:
-        """Stop everything."""
-        self.stop_workers()
+        """End everything. Nothing is asked of the workers any more, so that they need not be asked to finish."""
+        self.kill_workers()
         self.client.app.close()
         self.client.store.client.close()
         self.redis.close()

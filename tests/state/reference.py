@@ -129,15 +129,9 @@ class ReferenceRun:
     def decide(self, name: str, choice: Choice | None) -> str:
         """Settle a gate; None is its timer's."""
         step = self.steps[name]
-        if self.status not in LIVE:
-            return "closed"
-        if step.status != "waiting":
-            return "not waiting"
-        if choice is None and not step.wait_over:
-            return "early"
+        if refused := self._refused(step, choice):
+            return refused
         choice = choice or step.default
-        if choice == "fallback" and step.waits_with_fallback is None:
-            return "no fallback"
         self.status = "running"
         if choice == "approve":
             return self._complete(step)
@@ -146,6 +140,16 @@ class ReferenceRun:
             return "again"
         self._fail(step)
         return "rejected"
+
+    def _refused(self, step: ReferenceStep, choice: Choice | None) -> str:
+        if self.status not in LIVE:
+            return "closed"
+        if step.status != "waiting":
+            return "not waiting"
+        if choice is None and not step.wait_over:
+            return "early"
+        lacking = (choice or step.default) == "fallback" and step.waits_with_fallback is None
+        return "no fallback" if lacking else ""
 
     def lost(self, name: str, *, expired: bool) -> str:
         """Let the caretaker look at a lease."""

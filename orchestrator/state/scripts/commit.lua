@@ -14,12 +14,13 @@ Atomic    fence, output, event and what follows together: a death between them w
 local step, fence, verdict, dispatch_ms = ARGV[1], ARGV[2], ARGV[5], tonumber(ARGV[7])
 local status, _, retention_ms, _, rec = run_fields(step)
 if not status or not rec then return {'closed'} end
-if rec.fence == fence and rec.status == 'completed' then
-  -- The reply to this very commit was lost and the caller asks again.
+if not live(status) or rec.status ~= 'running' or rec.fence ~= fence then
+  if redis.call('HGET', DATA, ARGV[3]) ~= ARGV[4] then return {live(status) and 'stale' or 'closed'} end
+  -- The reply to this very commit was lost and the caller asks again: told `stale`, it would drop what is recorded.
+  if verdict == 'wait' then return {'waiting', ''} end
+  if verdict ~= 'complete' then return {'again', rec.start or step} end
   return rec.next and {'next', rec.next} or {'finished', ''}
 end
-if not live(status) then return {'closed'} end
-if rec.status ~= 'running' or rec.fence ~= fence then return {'stale'} end
 local details = cjson.decode(ARGV[6])
 redis.call('HSET', DATA, ARGV[3], ARGV[4])
 redis.call('ZREM', LEASES, member(step))

@@ -30,7 +30,7 @@ def told(ctx: Context, what: str = "go") -> bool:
 
 
 async def wait_to_be_told(ctx: Context, what: str = "go") -> None:
-    while not told(ctx, what):
+    while not told(ctx, what):  # noqa: ASYNC110  the word comes from another process
         await asyncio.sleep(POLL)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from orchestrator import Decision, Gate, Pipeline, Stage
 
 from .agents import (
@@ -24,7 +26,9 @@ from .agents import (
     third,
     writer,
 )
-from .documents import Draft
+
+if TYPE_CHECKING:
+    from .documents import Draft
 
 
 def judge(draft: Draft) -> Decision | bool:

@@ -1,0 +1,326 @@
+"""
+A Hypothesis state machine over the scripts: whatever arrives, in whatever order, however often.
+
+Hypothesis chooses submissions, deliveries, commits, decisions, lost leases and passing deadlines; after each, the reply
+is compared with the reference's, and the run with its log, its indexes and the reference.
+
+The clock of the scripts is Redis TIME, which a test cannot set. Where time must pass, the machine moves what the time
+is compared with instead: the score of an index entry, or a run's deadline, goes back to 1970.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, multiple, precondition, rule
+
+from orchestrator.messages import PlanStep
+from orchestrator.state import keys
+from orchestrator.state.runs import Begun, Submission, Submitted
+from tests.servers import no_key_left_without_ttl_or_declaration
+from tests.state.invariants import problems
+from tests.state.reference import LIVE, Ask, ReferenceRun
+
+if TYPE_CHECKING:
+    from hypothesis.stateful import MultipleResults
+
+    from orchestrator.messages import Choice
+    from orchestrator.state.runs import Due, RunStore
+
+LONG_AGO_MS: Final = 1
+HOUR_MS: Final = 3_600_000
+MAX_RUNS: Final = 4
+MAX_STEPS: Final = 5
+CLAIM_BYTES: Final = 1024
+FALLBACK: Final = "fallback"
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> tuple[PlanStep, ...]:
+    """Plans of 1 to 5 steps; a gate may send the run back to an earlier one, as those of nested pipelines do."""
+    names = [f"step-{number}" for number in range(draw(st.integers(1, MAX_STEPS)))]
+    back = [draw(st.none() | st.sampled_from(names[:number])) if number else None for number in range(len(names))]
+    following = [*names[1:], None]
+    return tuple(
+        PlanStep(name=name, agent=f"agent-{name}", next=after, start=start, gated=True)
+        for name, after, start in zip(names, following, back, strict=True)
+    )
+
+
+ASKS = st.one_of(
+    st.just(Ask("complete")),
+    st.builds(Ask, st.just("revise"), feedback=st.sampled_from(["shorter", 'übel "quoted"\n'])),
+    st.builds(Ask, st.just("fallback"), agent=st.just(FALLBACK)),
+    st.builds(Ask, st.just("wait"), default=st.sampled_from(["approve", "reject"]), wait_over=st.booleans()),
+    st.builds(
+        Ask,
+        st.just("wait"),
+        agent=st.just(FALLBACK),
+        default=st.sampled_from(["approve", "reject", "fallback"]),
+        wait_over=st.booleans(),
+    ),
+)
+# Which step a rule is about: 0 to 4 that one, above the one whose turn it is.
+PICKS = st.integers(0, 2 * MAX_STEPS)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An execution that was allowed to start, with what it will hand in, however often it does."""
+
+    begun: Begun
+    value: bytes
+    ask: Ask
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Where it belongs, and its fence."""
+        return self.begun.run_id, self.begun.step.name, self.begun.fence
+
+
+class Runs(RuleBasedStateMachine):
+    """
+    The machine.
+
+    Args:
+        store: of the runs; its server is emptied for every example.
+    """
+
+    runs = Bundle("runs")
+    attempts = Bundle("attempts")
+
+    def __init__(self, store: RunStore) -> None:
+        super().__init__()
+        store.client.flushdb()
+        self._store = store
+        self._references: dict[str, ReferenceRun] = {}
+        self._keyed: dict[str, tuple[str, bytes]] = {}
+        self._moved: set[str] = set()
+        self._values = 0
+
+    # Producers
+
+    @initialize(target=runs, plan=plans(), large=st.booleans())
+    def submit_first(self, plan: tuple[PlanStep, ...], *, large: bool) -> str | MultipleResults[str]:
+        return self._submit(plan, self._value(large=large), None)
+
+    @precondition(lambda self: len(self._references) < MAX_RUNS)
+    @rule(target=runs, plan=plans(), key=st.none() | st.sampled_from(["k1", "k2"]), value=st.sampled_from([b"1", b"2"]))
+    def submit(self, plan: tuple[PlanStep, ...], key: str | None, value: bytes) -> str | MultipleResults[str]:
+        return self._submit(plan, value, key)
+
+    def _submit(self, plan: tuple[PlanStep, ...], value: bytes, key: str | None) -> str | MultipleResults[str]:
+        submission = Submission(
+            flow="flow", plan=plan, value=value, deadline=3600.0, retention=600.0, key=key, tags={"é": '"', "1": ""}
+        )
+        known = self._keyed.get(key or "")
+        (submitted,) = self._store.submit([submission])
+        if known is not None:
+            assert submitted == Submitted(known[0], "existing" if known[1] == value else "conflict")
+            return multiple()
+        assert submitted.what == "created"
+        run_id = submitted.run_id
+        self._references[run_id] = ReferenceRun(plan, value, max_attempts=self._store.settings.max_attempts)
+        if key is not None:
+            self._keyed[key] = (run_id, value)
+        self._check(run_id)
+        return run_id
+
+    # Workers
+
+    @rule(target=attempts, run=runs, pick=PICKS, nonce=st.sampled_from("abc"), ask=ASKS, large=st.booleans())
+    def deliver(self, run: str, pick: int, nonce: str, ask: Ask, *, large: bool) -> Attempt | MultipleResults[Attempt]:
+        """Deliver a message to whom the step belongs now: first, again, early, late."""
+        name = self._pick(run, pick)
+        return self._begin(run, name, self._references[run].steps[name].agent, nonce, ask, large=large)
+
+    @rule(target=attempts, run=runs, pick=PICKS, ask=ASKS)
+    def deliver_to_another(self, run: str, pick: int, ask: Ask) -> Attempt | MultipleResults[Attempt]:
+        """Deliver a message to an agent that never had the step, or had it before it fell back."""
+        name = self._pick(run, pick)
+        step = self._references[run].steps[name]
+        agent = step.plan.agent if step.agent != step.plan.agent else "someone-else"
+        return self._begin(run, name, agent, "a", ask, large=False)
+
+    @rule(run=runs)
+    def deliver_what_is_no_step(self, run: str) -> None:
+        refused = self._store.begin(run, "nothing", agent="agent", nonce="a", worker="w")
+        assert getattr(refused, "why", None) == "gone"
+        self._check(run)
+
+    def _begin(
+        self, run: str, name: str, agent: str, nonce: str, ask: Ask, *, large: bool
+    ) -> Attempt | MultipleResults[Attempt]:
+        reference = self._references[run]
+        expected = reference.begin(name, agent, nonce)
+        begun = self._store.begin(run, name, agent=agent, nonce=nonce, worker=f"worker-{nonce}")
+        self._check(run)
+        if not isinstance(begun, Begun):
+            assert begun.why == expected
+            return multiple()
+        step = reference.steps[name]
+        assert expected == "execute"
+        assert (begun.fence, begun.value, begun.draft) == (step.fence, step.value, step.draft)
+        assert (begun.step.feedback, begun.step.revision) == (step.feedback, step.revision)
+        return Attempt(begun, self._value(large=large), ask)
+
+    @rule(run=runs, large=st.booleans())
+    def work(self, run: str, *, large: bool) -> None:
+        """Let the step whose turn it is go well."""
+        current = self._references[run].current
+        if current is not None and current.status == "ready":
+            name = current.plan.name
+            attempt = self._begin(run, name, current.agent, "w", Ask("complete"), large=large)
+            if isinstance(attempt, Attempt):
+                self._commit(attempt)
+
+    @rule(attempt=attempts)
+    def commit(self, attempt: Attempt) -> None:
+        """Hand in an output: in time, after the lease was lost, after the run has ended, again."""
+        self._commit(attempt)
+
+    def _commit(self, attempt: Attempt) -> None:
+        begun, ask = attempt.begun, attempt.ask
+        expected = self._references[begun.run_id].commit(begun.step.name, begun.fence, attempt.value, ask)
+        committed = self._store.commit(begun, attempt.value, ask.verdict, _details(ask))
+        assert committed.what == expected
+        self._check(begun.run_id)
+
+    @rule(attempt=attempts)
+    def renew(self, attempt: Attempt) -> None:
+        run, name, fence = attempt.key
+        owns = self._references[run].owns(name, fence)
+        assert self._store.renew([attempt.key]) == ["renewed" if owns == "yes" else owns]
+        self._check(run)
+
+    @rule(attempt=consumes(attempts))
+    def fail(self, attempt: Attempt) -> None:
+        """Report, twice, that the handler failed."""
+        run, name, fence = attempt.key
+        for _ in range(2):
+            expected = self._references[run].fail(name, fence)
+            assert self._store.fail(attempt.begun, "it\nfailed") == expected
+            self._check(run)
+
+    # People
+
+    @rule(run=runs, pick=PICKS, choice=st.sampled_from(["approve", "reject", "fallback"]))
+    def decide(self, run: str, pick: int, choice: Choice) -> None:
+        self._decide(run, self._pick(run, pick), choice)
+
+    @rule(run=runs)
+    def cancel(self, run: str) -> None:
+        reference = self._references[run]
+        expected = "cancelled" if reference.status in LIVE else "closed"
+        if expected == "cancelled":
+            reference.end("cancelled")
+        assert self._store.cancel(run, reason="", by="me") == expected
+        self._check(run)
+
+    # The caretaker
+
+    @rule(run=runs, pick=PICKS)
+    def gate_timer_rings(self, run: str, pick: int) -> None:
+        self._decide(run, self._pick(run, pick), None)
+
+    def _decide(self, run: str, name: str, choice: Choice | None) -> None:
+        expected = self._references[run].decide(name, choice)
+        assert self._store.decide(run, name, choice, by="me", note="because").what == expected
+        self._check(run)
+
+    @rule(run=runs, pick=PICKS, expired=st.booleans())
+    def look_at_a_lease(self, run: str, pick: int, *, expired: bool) -> None:
+        name = self._pick(run, pick)
+        leases, entry = keys.leases(keys.shard_of(run)), keys.member(run, name)
+        if expired:
+            self._store.client.zadd(leases, {entry: LONG_AGO_MS}, xx=True)
+        lost = {found for due in self._due(run) for found in due.lost}
+        assert ((run, name) in lost) == (expired and self._references[run].steps[name].status == "running")
+        expected = self._references[run].lost(name, expired=expired)
+        assert self._store.lost(run, name) == expected
+        self._check(run)
+
+    @rule(run=runs, pick=PICKS, overdue=st.booleans(), empty=st.booleans())
+    def look_at_a_dispatch(self, run: str, pick: int, *, overdue: bool, empty: bool) -> None:
+        name = self._pick(run, pick)
+        if overdue:
+            entry = {keys.member(run, name): LONG_AGO_MS}
+            self._store.client.zadd(keys.ready(keys.shard_of(run)), entry, xx=True)
+        looked = self._store.redispatch(run, name, queue_is_empty=empty)
+        if not overdue or self._references[run].steps[name].status != "ready":
+            assert looked == "closed"
+        else:
+            # Whether a later step has begun is a matter of milliseconds here.
+            assert looked in ({"publish"} if empty else {"publish", "wait"})
+        self._check(run)
+
+    @precondition(lambda self: len(self._references) > 1)
+    @rule(run=runs)
+    def deadline_passes(self, run: str) -> None:
+        """Move a live run's deadline into the past."""
+        if self._references[run].status in LIVE:
+            self._store.client.hset(keys.run(run), "deadline_ms", LONG_AGO_MS)
+            self._store.client.zadd(keys.timers(keys.shard_of(run)), {run: LONG_AGO_MS}, xx=True)
+            self._references[run].overdue = True
+            self._moved.add(run)
+        self._check(run)
+
+    @rule(run=runs)
+    def run_timer_rings(self, run: str) -> None:
+        reference = self._references[run]
+        expected = "closed" if reference.status not in LIVE else "cancelled" if reference.overdue else "early"
+        if expected == "cancelled":
+            reference.end("failed")
+        assert self._store.expire(run) == expected
+        self._check(run)
+
+    # What must hold
+
+    def teardown(self) -> None:
+        for run in self._references:
+            self._check(run)
+        no_key_left_without_ttl_or_declaration(self._store.client)
+
+    def _check(self, run: str) -> None:
+        """Compare the run that was touched with its log, its indexes and the reference; teardown looks at all."""
+        found = problems(self._store, run, moved_deadline_ms=LONG_AGO_MS if run in self._moved else None)
+        assert not found, "\n".join(found)
+        reference, state = self._references[run], self._store.load(run)
+        assert state.status == reference.status
+        for step in state.steps:
+            model = reference.steps[step.name]
+            assert (step.status, step.agent, step.degraded) == (model.status, model.agent, model.degraded)
+            assert (step.attempt, step.begins, step.revision) == (model.attempt, model.begins, model.revision)
+            assert self._stored(run, step.output if model.output else None) == model.output
+        assert self._stored(run, state.output) == reference.output
+
+    def _stored(self, run: str, name: str | None) -> bytes | None:
+        return self._store.value(run, name) if name else None
+
+    def _due(self, run: str) -> list[Due]:
+        return self._store.due([keys.shard_of(run)])
+
+    def _pick(self, run: str, pick: int) -> str:
+        reference = self._references[run]
+        if pick >= MAX_STEPS and reference.current is not None:
+            return reference.current.plan.name
+        return reference.order[pick % len(reference.order)]
+
+    def _value(self, *, large: bool) -> bytes:
+        self._values += 1
+        return json.dumps([self._values, "x" * CLAIM_BYTES if large else ""]).encode()
+
+
+def _details(ask: Ask) -> dict[str, object]:
+    match ask.verdict:
+        case "complete":
+            return {}
+        case "revise":
+            return {"feedback": ask.feedback}
+        case "fallback":
+            return {"agent": ask.agent, "reason": "why"}
+    fallback = {"fallback": ask.agent} if ask.agent else {}
+    return {"question": "?", "timeout_ms": 0 if ask.wait_over else HOUR_MS, "default": ask.default, **fallback}

@@ -1,0 +1,413 @@
+"""The command line without a server: help, and what becomes of bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import typer
+
+from orchestrator.cli import demo
+from orchestrator.cli.entry import COMMANDS, LazyGroup, app
+from orchestrator.cli.failures import explain
+from orchestrator.cli.options import parse_numbers, parse_tags
+from orchestrator.cli.output import duration
+from orchestrator.cli.summary import percentile, summarise
+from orchestrator.errors import InvalidInput
+from orchestrator.messages import RunState, StepState
+from tests.command_line import CHECKOUT, Shell
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODULE = """
+from pydantic import BaseModel
+from orchestrator import Pipeline, agent
+
+class Note(BaseModel):
+    text: str
+    stars: int = 0
+
+@agent("letters.shout")
+def shout(note: Note) -> Note:
+    return note.model_copy(update={"text": note.text.upper()})
+
+@agent("letters.sign")
+async def sign(note: Note) -> Note:
+    return note.model_copy(update={"text": note.text + "!"})
+
+letters = Pipeline("letters", [shout, sign])
+"""
+UNREACHABLE = "redis://:topsecret@127.0.0.1:1/0"
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """A folder with a user's own module in it, and a Redis that is not there."""
+    (tmp_path / "letters.py").write_text(MODULE)
+    return Shell(tmp_path, {"CELERIAC_AGENTS": "letters", "CELERIAC_REDIS_URL": UNREACHABLE})
+
+
+def every_command() -> list[list[str]]:
+    root = typer.main.get_command(app)
+    assert isinstance(root, LazyGroup)
+    found: list[list[str]] = []
+    for name in COMMANDS:
+        command = root.commands[name]
+        below = getattr(command, "commands", None)
+        found += [[name, sub] for sub in below] if below else [[name]]
+    return found
+
+
+# Help
+
+
+def test_help_imports_neither_celery_nor_redis_and_is_quick(tmp_path: Path) -> None:
+    # given
+    code = (
+        "import sys\nfrom orchestrator.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n"
+        "    loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "    raise SystemExit(', '.join(loaded & {'celery', 'kombu', 'redis', 'tornado', 'openai'}))\n"
+    )
+    seconds = []
+
+    # when
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(  # noqa: S603  our own interpreter
+            [sys.executable, "-c", code],
+            env={"PYTHONPATH": str(CHECKOUT)},
+            cwd=tmp_path,
+            capture_output=True,
+            check=False,
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.stderr.decode().strip() == ""
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+    # then
+    assert min(seconds) < 0.4  # s of CPU; 0.2 where nothing else runs
+
+
+def test_help_lists_every_command(shell: Shell) -> None:
+    # when
+    result = shell.run("--help")
+
+    # then
+    assert result.code == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in result.out
+
+
+@pytest.mark.parametrize("command", every_command(), ids=" ".join)
+def test_every_command_has_help_with_examples(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    # when
+    with pytest.raises(SystemExit) as ended:
+        typer.main.get_command(app).main(args=[*command, "--help"], prog_name="celeriac")
+
+    # then
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert "Examples:\n" in shown
+    assert f"celeriac {' '.join(command)}" in shown
+
+
+@pytest.mark.parametrize("command", [command for command in every_command() if command != ["worker"]], ids=" ".join)
+def test_every_command_that_prints_facts_takes_json(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    # when
+    with pytest.raises(SystemExit):
+        typer.main.get_command(app).main(args=[*command, "--help"], prog_name="celeriac")
+
+    # then
+    assert "--json" in capsys.readouterr().out
+
+
+def test_mistyped_command_is_wrong_usage_and_names_the_right_one(shell: Shell) -> None:
+    # when
+    result = shell.run("worekr")
+
+    # then
+    assert result.code == 2
+    assert "Did you mean 'worker'?" in result.err
+
+
+# Facts that need no server
+
+
+def test_agents_and_flows_of_the_current_folder_are_found(shell: Shell) -> None:
+    # when
+    agents = shell.run("agents", "--json").document
+    flows = shell.run("flows", "--json").document
+
+    # then
+    assert [agent["name"] for agent in agents] == ["letters.shout", "letters.sign"]
+    assert agents[0]["input"] == "Note"
+    assert agents[0]["where"].startswith(str(shell.folder / "letters.py"))
+    assert [step["name"] for step in flows[0]["steps"]] == ["shout", "sign"]
+    assert flows[0]["input"]["required"] == ["text"]
+
+
+def test_tables_on_a_pipe_are_plain_and_never_cut(shell: Shell) -> None:
+    # when
+    result = shell.run("flows")
+
+    # then
+    assert "\x1b" not in result.out
+    assert "shout → sign" in result.out
+    assert str(shell.folder / "letters.py") in result.out
+
+
+def test_version_names_what_it_runs_on(shell: Shell) -> None:
+    # when
+    found = shell.run("version", "--json").document
+
+    # then
+    assert found["celery"].startswith("5.")
+
+
+# Bad input: one line, the remedy, no traceback
+
+
+def test_unknown_flow_names_those_that_are_known(shell: Shell) -> None:
+    # when
+    result = shell.run("submit", "leters", "--input", "-", stdin="{}")
+
+    # then
+    result.assert_one_line("no flow 'leters'", "known: letters", "CELERIAC_AGENTS")
+
+
+@pytest.mark.parametrize("command", [["worker", "nobody"], ["up", "--agent", "nobody=2"]], ids=" ".join)
+def test_unknown_agent_names_those_that_are_known(shell: Shell, command: list[str]) -> None:
+    # when
+    result = shell.run(*command)
+
+    # then
+    result.assert_one_line("no agent 'nobody'", "letters.shout, letters.sign")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b'{"text": "a",\n "stars": }', "line 2, column 11"),
+        (b"", "line 1, column 1"),
+        (b'{"text": "a"}\n{"text": "b"}\n', "--each"),
+        (b'{"text": "a", "stars": NaN}', "NaN is not JSON"),
+        (b'{"text": "\xff"}', "not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_invalid_json_says_where(shell: Shell, text: bytes, said: str) -> None:
+    # when
+    result = shell.run("submit", "letters", "--input", "-", stdin=text)
+
+    # then
+    result.assert_one_line(said)
+
+
+def test_invalid_line_of_json_lines_says_which(shell: Shell) -> None:
+    # when
+    result = shell.run("submit", "letters", "--each", "--input", "-", stdin='{"text": "a"}\n\n{"text" "b"}\n')
+
+    # then
+    result.assert_one_line("line 3, column 9")
+
+
+def test_missing_input_file_is_named(shell: Shell) -> None:
+    # when
+    result = shell.run("submit", "letters", "--input", "nothing.json")
+
+    # then
+    result.assert_one_line("cannot read nothing.json: No such file or directory")
+
+
+def test_module_that_cannot_be_imported_is_named_with_the_setting(shell: Shell) -> None:
+    # when
+    result = shell.run("agents", env={"CELERIAC_AGENTS": "letters,lettres"})
+
+    # then
+    result.assert_one_line("cannot import 'lettres'", "CELERIAC_AGENTS")
+
+
+def test_setting_that_does_not_fit_is_named(shell: Shell) -> None:
+    # when
+    result = shell.run("runs", "list", env={"CELERIAC_SHARDS": "many"})
+
+    # then
+    result.assert_one_line("shards", "CELERIAC_<NAME>")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["runs", "list"], ["runs", "show", "x"], ["dead", "list"], ["worker"], ["up", "--no-flower"]],
+    ids=" ".join,
+)
+def test_redis_that_is_down_is_named_without_its_password(shell: Shell, command: list[str]) -> None:
+    # when
+    result = shell.run(*command)
+
+    # then
+    result.assert_one_line("127.0.0.1:1", "cannot be reached", "CELERIAC_REDIS_URL")
+    assert "topsecret" not in result.err + result.out
+
+
+def test_port_that_is_taken_is_named_before_anything_starts(shell: Shell) -> None:
+    with socket.socket() as taken:
+        # given
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        # when
+        result = shell.run("up", "--flower-port", str(port), env={"CELERIAC_REDIS_URL": ""})
+
+    # then
+    result.assert_one_line(f"port {port} on 127.0.0.1 is taken", "--flower-port", "--no-flower")
+    assert not (shell.folder / ".celeriac").exists()
+
+
+def test_open_data_folder_is_refused_with_the_command_that_mends_it(shell: Shell) -> None:
+    # given
+    (shell.folder / ".celeriac").mkdir()
+    (shell.folder / ".celeriac").chmod(0o777)
+
+    # when
+    result = shell.run("runs", "list", env={"CELERIAC_REDIS_URL": ""})
+
+    # then
+    result.assert_one_line("open to other users", f"chmod 700 {shell.folder / '.celeriac'}")
+
+
+def test_demo_without_the_reference_flows_says_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given
+    monkeypatch.setattr(demo, "ROOM", "workers_that_are_elsewhere")
+
+    # then
+    with pytest.raises(InvalidInput, match="clone the repository"):
+        demo.find_demo("moderation")
+
+
+def test_unknown_demo_names_those_that_are_known(shell: Shell) -> None:
+    # given
+    (shell.folder / "workers" / "letters").mkdir(parents=True)
+    for folder in ("workers", "workers/letters"):
+        (shell.folder / folder / "__init__.py").touch()
+
+    # then
+    shell.run("demo", "spam").assert_one_line("no reference flow 'spam'", "known: letters")
+    shell.run("demo", "letters").assert_one_line("workers.letters has no demo")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["submit", "letters", "--input", "-", "--priority", "urgent"],
+        ["submit", "letters", "--input", "-", "--deadline", "soon"],
+        ["submit", "letters", "--input", "-", "--tag", "batch"],
+        ["submit", "letters", "--input", "-", "--each", "--key", "k"],
+        ["submit", "letters"],
+        ["runs", "list", "--limit", "0"],
+        ["up", "--agent", "letters.shout=many"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_with_two_and_no_traceback(shell: Shell, arguments: list[str]) -> None:
+    # when
+    result = shell.run(*arguments, stdin="{}")
+
+    # then
+    assert result.code == 2
+    assert result.err.startswith("Usage: ")
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("place", ["first", "last", "setting"])
+def test_traceback_is_shown_on_request(shell: Shell, place: str) -> None:
+    # given
+    arguments = {"first": ["--debug", "runs", "list"], "last": ["runs", "list", "--debug"], "setting": ["runs", "list"]}
+
+    # when
+    result = shell.run(*arguments[place], env={"CELERIAC_DEBUG": "1"} if place == "setting" else {})
+
+    # then
+    assert result.code == 1
+    assert "Traceback" in result.err
+
+
+def test_interrupt_ends_with_130(shell: Shell) -> None:
+    # given
+    fifo = shell.folder / "input"
+    os.mkfifo(fifo)
+    process = shell.start("submit", "letters", "--input", str(fifo))
+
+    # when
+    with fifo.open("w"):  # opens once the command reads
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate()
+
+    # then
+    assert process.returncode == 130
+    assert "Traceback" not in said
+
+
+# Parts
+
+
+def test_unexpected_error_asks_for_a_report_in_one_line() -> None:
+    # when
+    said = explain(KeyError("x\ny"))
+
+    # then
+    assert "KeyError" in said
+    assert "--debug" in said
+    assert "\n" not in said
+
+
+def test_own_error_is_its_message() -> None:
+    assert explain(InvalidInput("say more")) == "say more"
+
+
+def test_tags_and_numbers_are_read() -> None:
+    assert parse_tags(["a=1", "b=x=y", "c="]) == {"a": "1", "b": "x=y", "c": ""}
+    assert parse_numbers(["letters.shout=4"]) == {"letters.shout": 4}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.123, "0.12 s"), (59.94, "59.9 s"), (150, "2 min"), (7200, "2 h"), (1e6, "12 d")]
+)
+def test_durations_fit_a_column(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def test_percentile_is_the_nearest_rank() -> None:
+    assert percentile([], 0.5) == 0.0
+    assert percentile([1.0], 0.95) == 1.0
+    assert percentile(list(map(float, range(1, 101))), 0.95) == 95.0
+
+
+def test_summary_counts_from_the_first_start_to_the_last_end() -> None:
+    # given
+    def run(number: int, ended: int | None) -> RunState:
+        step = StepState(name="a", agent="a", status="completed", started_ms=2_000 + number, ended_ms=ended)
+        status = "completed" if ended else "waiting"
+        return RunState.model_validate(
+            json.loads(json.dumps({"id": str(number), "flow": "f", "status": status, "tenant": "t"}))
+            | {"priority": "normal", "tags": {}, "created_ms": 1_000, "deadline_ms": 9_000, "retention_ms": 1}
+            | {"ended_ms": ended, "steps": (step,)}
+        )
+
+    # when
+    summary = summarise([run(0, 3_000), run(1, 6_000), run(2, None)])
+
+    # then
+    assert summary.outcomes == {"completed": 2, "waiting": 1}
+    assert summary.seconds == 4.0
+    assert summary.per_second == 0.5
+    assert (summary.p50, summary.p95) == (2.0, 5.0)
