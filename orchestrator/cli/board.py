@@ -64,6 +64,8 @@ def board(server: DevelopmentServer) -> Group:
 
 
 def _footer(server: DevelopmentServer) -> str:
+    if server.supervisor.finished:
+        return "stopped"
     waiting = server.supervisor.waiting_for
     if waiting:
         names = ", ".join(child.spec.name for child in waiting)

@@ -21,7 +21,7 @@ from rich.live import Live
 from orchestrator.agent import load_agents
 from orchestrator.cli import session
 from orchestrator.cli.board import Announcer, board
-from orchestrator.cli.fleet import Options
+from orchestrator.cli.fleet import FLOWER, Options
 from orchestrator.cli.help import examples
 from orchestrator.cli.interrupts import Interrupts
 from orchestrator.cli.options import command_app
@@ -137,6 +137,12 @@ class Show:
         self.batch: Batch
         self.server: DevelopmentServer
 
+    @property
+    def flower(self) -> str | None:
+        """Where Flower is; None if it does not run."""
+        running = any(child.spec.name == FLOWER and child.restarts == 0 for child in self.server.supervisor.children)
+        return self.server.flower_url if running else None
+
     def submit(self, server: DevelopmentServer) -> None:
         """Submit a run for each input."""
         self.server = server
@@ -210,7 +216,7 @@ class Show:
             **summary,
             "total_seconds": round(time.monotonic() - self.began, 3),
             "report": str(self.report),
-            "flower": self.server.flower_url,
+            "flower": self.flower,
             "failures": dict(reasons.most_common()),
             "waiting": waiting,
         }
@@ -273,7 +279,7 @@ def closing_lines(document: dict[str, Any], flower: str) -> list[str]:
         f"{document['documents']} documents: {outcomes}",
         timing,
         f"report  {document['report']}",
-        f"Flower  {document['flower']} while this runs; {flower} with `celeriac up`",
+        f"Flower  {document['flower'] or 'died, see its log'} while this ran; {flower} with `celeriac up`",
     ]
     lines += [f"failed  {number}x  {reason}" for reason, number in list(document["failures"].items())[:SHOWN]]
     waiting = document["waiting"]

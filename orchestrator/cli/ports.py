@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Final
 
@@ -11,19 +12,23 @@ PATIENCE: Final = 0.2  # s for a connection on this machine
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether nobody listens on a port."""
+    """
+    Whether nobody listens on a port.
+
+    Raises:
+        InvalidSettings: this user cannot listen on it for another reason; the message names the setting.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        msg = f"flower_host {host!r} is not an address of this machine: {error.strerror}; correct CELERIAC_FLOWER_HOST"
-        raise InvalidSettings(msg) from None
-    with socket.socket(family, kind, protocol) as sock:
-        # As Flower will: a port whose last connections are still closing can be bound.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+        with socket.socket(family, kind, protocol) as sock:
+            # As Flower will: a port whose last connections are still closing can be bound.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(address)
-        except OSError:
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
             return False
+        msg = f"Flower cannot listen on {host}:{port}: {error.strerror}; correct CELERIAC_FLOWER_HOST or its port"
+        raise InvalidSettings(msg) from None
     return True
 
 

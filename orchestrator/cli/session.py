@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.agent import load_agents
 from orchestrator.client import Client
+from orchestrator.errors import InvalidSettings
 from orchestrator.settings import get_settings
 from orchestrator.state.connection import connect
 
@@ -50,8 +51,13 @@ def redis() -> Redis:
 
     Raises:
         redis.RedisError: it cannot be reached or refuses us; told at once, without the patience a worker has.
+        InvalidSettings: redis-py cannot read its URL.
     """
-    client = connect(settings(), retry=0)
+    try:
+        client = connect(settings(), retry=0)
+    except ValueError as error:
+        msg = f"redis_url: {error}; it is redis://[[user]:password@]host[:port][/database]"
+        raise InvalidSettings(msg) from None
     client.ping()
     return client
 

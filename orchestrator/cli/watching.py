@@ -37,11 +37,11 @@ def follow(run: Run, out: Console, *, as_json: bool = False, timeout: float | No
         RunNotFound: there is no such run.
         TimeoutError: it has not ended in time.
     """
+    view = View(run.state())  # an unknown run is told at once, not after the first wait
     if as_json:
         for event in run.watch(timeout):
             print_json_line(event.model_dump(mode="json"))
     elif out.is_terminal:
-        view = View(run.state())
         with Live(console=out, get_renderable=view.render, refresh_per_second=4):
             for _ in run.watch(timeout):
                 view.state = run.state()

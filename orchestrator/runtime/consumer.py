@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Final
 
 from celery.worker.consumer import Consumer as CeleryConsumer
 
+from orchestrator.agent import agents
+from orchestrator.broker import START_QUEUE
 from orchestrator.runtime.process import current
+from orchestrator.runtime.vetting import defect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kombu import Message
 
+
+logger = logging.getLogger(__name__)
 
 EVENT_DELAY: Final = 0.1
 """Seconds a task event may wait for others: Celery publishes them at every turn of a busy worker's loop, one blocking
@@ -22,11 +30,22 @@ class Consumer(CeleryConsumer):
     """
     The consumer of a worker.
 
-    Celery logs these four kinds of message and drops them; here each is kept first, with the reason, for
-    `celeriac dead list`.
+    Celery logs some kinds of message that it cannot read and drops them, and others end its worker; here each is kept,
+    with the reason, for `celeriac dead list`.
     """
 
     _flush_due = 0.0
+
+    def on_ready(self) -> None:
+        """Say which queues nobody publishes to: a misspelt -Q would otherwise wait for ever in silence."""
+        super().on_ready()
+        strange = sorted(set(self.app.amqp.queues.consume_from) - {*agents(), START_QUEUE})
+        if strange:
+            logger.warning(
+                "no agent is called %s: nothing of ours arrives there (agents: %s)",
+                ", ".join(strange),
+                ", ".join(agents()),
+            )
 
     def on_send_event_buffered(self) -> None:
         """Publish the gathered events a little later; a timer lost with its connection is set again."""
@@ -39,6 +58,31 @@ class Consumer(CeleryConsumer):
         """Publish what is still gathered, then shut down."""
         self._flush_events()
         super().shutdown()
+
+    def create_task_handler(self, *args: object, **kwargs: object) -> Callable[[Message], None]:
+        """Return what takes each message; a misshapen one never gets further."""
+        handle: Callable[[Message], None] = super().create_task_handler(*args, **kwargs)
+
+        def vet(message: Message) -> None:
+            wrong = self._defect(message)
+            if wrong is None:
+                handle(message)
+                return
+            set_aside(message, f"misshapen: {wrong}")
+            logger.error("a message is set aside: %s", wrong)
+            message.reject_log_error(logger, self.connection_errors)
+
+        return vet
+
+    def _defect(self, message: Message) -> str | None:
+        headers = message.headers
+        if not headers or (isinstance(headers, dict) and headers.get("task") not in self.strategies):
+            return None  # protocol 1, an unknown task, no task at all: Celery asks below
+        try:
+            body = message.payload
+        except Exception:  # noqa: BLE001  whatever a decoder raises, Celery asks below as well
+            return None
+        return defect(headers, body)
 
     def on_unknown_message(self, body: object, message: Message) -> None:
         """Keep a message that is no task at all."""

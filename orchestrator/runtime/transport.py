@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 POPPED_FIELDS = 2
+OF_A_MESSAGE = (KeyError, redis.DataError)
+"""What kombu counts among connection and channel errors, though reading or booking one message raises it."""
 
 
 class _Popping(redis.Redis):
@@ -127,12 +129,12 @@ class Channel(kombu_redis.Channel):
             return bool(super()._brpop_read(**options))
         except Empty:
             raise
-        except (*self.connection_errors, *self.connection.channel_errors):
-            raise
         except Exception as error:
-            # Anything else was raised by this one message, on its way through kombu and Celery.
+            # Anything but these was raised by this one message, on its way through kombu and Celery; kombu would take
+            # some of it, a KeyError, for a lost connection.
+            away = isinstance(error, (*self.connection_errors, *self.connection.channel_errors))
             popped: tuple[bytes, bytes] | None = getattr(self.client, "popped", None)
-            if popped is None:
+            if popped is None or (away and not isinstance(error, OF_A_MESSAGE)):
                 raise
             self._set_aside(popped[0], popped[1], error)
             raise Empty from None

@@ -105,8 +105,8 @@ def _step_revised(folding: _Folding, event: Event) -> None:
     feedback = cast("list[object]", span[0].get("feedback", []))
     span[0]["feedback"] = [*feedback, event.data["feedback"]]
     span[-1].pop("output", None)
-    if "draft" in event.data:
-        span[0]["draft"] = event.data["draft"]
+    # Feedback on what a nested flow gave is about no draft of its first step, whatever an own gate sent back before.
+    span[0]["draft"] = event.data.get("draft")
     folding.ready(span[0], event)
 
 

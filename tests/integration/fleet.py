@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from redis import Redis
 
 from orchestrator import Client, Settings
+from orchestrator.agent import load_agents
 from orchestrator.state.dead import DeadLetters
 from tests.servers import Kind, start_server, wait_until
 
@@ -52,6 +53,7 @@ QUEUES: Final = (
     "acme.exact",
     "acme.late",
     "acme.late-sync",
+    "acme.poison",
     "acme.writer",
     "acme.rules",
     "acme.editor",
@@ -124,6 +126,11 @@ class Worker:
             return psutil.Process(self.pid).children()
         except psutil.NoSuchProcess:
             return []
+
+    def kill_parent(self) -> None:
+        """End the parent by SIGKILL: the kernel ends its children, as they have asked it to."""
+        self.process.kill()
+        self.process.wait()
 
     def kill(self) -> None:
         """End it by SIGKILL, and what is left of its process group."""
@@ -225,6 +232,7 @@ class Deployment:
             **{f"CELERIAC_{name.upper()}": str(value) for name, value in chosen.items()},
             **(env or {}),
         }
+        load_agents(self.settings.agents)
         self.client = Client(self.settings)
         self.redis = Redis.from_url(self.server.url)
         self.broker = Redis.from_url(broker_url)

@@ -59,21 +59,15 @@ class Listener:
         """Return the types of a message's events."""
         return [event["type"] for event in self.of(uuid)]
 
-    def received(self, run: Run, step: str) -> list[TaskEvent]:
-        """Return the received-events of a step's messages, oldest first."""
-        kwargs = {"run": run.id, "step": step}
+    def end_of(self, uuid: str) -> str:
+        """Wait until a message has ended; return the type of the event that it ended with."""
+        wait_until(lambda: ENDS & set(self.types(uuid)), LISTEN_TIMEOUT, f"message {uuid} has ended")
+        return next(kind for kind in self.types(uuid) if kind in ENDS)
+
+    def messages(self, run: Run) -> list[TaskEvent]:
+        """Return the received-events of a run's messages, in their order."""
         return [
             event
             for event in self.events
-            if event["type"] == "task-received" and ast.literal_eval(event["kwargs"]) == kwargs
+            if event["type"] == "task-received" and ast.literal_eval(event["kwargs"])["run"] == run.id
         ]
-
-    def ended(self, run: Run, step: str, *, count: int = 1) -> list[TaskEvent]:
-        """Wait until so many messages of a step have ended; return the event that each ended with."""
-
-        def ends() -> list[TaskEvent]:
-            last = [self.of(event["uuid"])[-1] for event in self.received(run, step)]
-            return [event for event in last if event["type"] in ENDS]
-
-        wait_until(lambda: len(ends()) >= count, LISTEN_TIMEOUT, f"{count} messages of {step!r} have ended")
-        return ends()

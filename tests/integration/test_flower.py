@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
     Row = dict[str, Any]  # a task as Flower's API gives it
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("flower")]
 
 START_TIMEOUT: Final = 30.0
 EVENTS_TIMEOUT: Final = 10.0  # s for Flower to hear of what has happened
 CONFIG: Final = CHECKOUT / "config" / "flower.py"
-SECRET: Final = "only-for-the-agent"
+INPUT: Final = "only-for-the-agent"
 SHORT: Final = 600  # characters; a reason has at most 500
 
 
@@ -154,7 +154,7 @@ def send(deployment: Deployment, agent: str, run: str, step: str) -> None:
 
 def test_a_run_is_found_by_its_id_and_its_rows_name_flow_and_step(deployment: Deployment, flower: Flower) -> None:
     # given a run with a secret input
-    run = deployment.submit("relay", SECRET)
+    run = deployment.submit("relay", INPUT)
     run.result(timeout=15)
     # when a person searches for its id
     rows = flower.rows(run, ["SUCCESS"] * 3)
@@ -183,7 +183,7 @@ def test_all_rows_of_a_run_have_one_root_whose_page_exists(deployment: Deploymen
 
 
 def test_arguments_and_results_are_short_and_hold_no_payload(deployment: Deployment, flower: Flower) -> None:
-    runs = [deployment.submit(flow, SECRET * 5000) for flow in ("relay", "raises", "misfits")]
+    runs = [deployment.submit(flow, INPUT * 5000) for flow in ("relay", "raises", "misfits")]
     for run in runs:
         list(run.watch(timeout=15))
     rows = flower.rows(runs[0], ["SUCCESS"] * 3)
@@ -193,7 +193,7 @@ def test_arguments_and_results_are_short_and_hold_no_payload(deployment: Deploym
         assert row["args"] == "()"
         assert len(row["kwargs"]) < 100
         assert len(row["result"]) < SHORT
-    assert SECRET not in json.dumps(rows)
+    assert INPUT not in json.dumps(rows)
 
 
 @pytest.mark.xfail(reason="the message of `orchestrator.start` shows the beginning of its input")
@@ -202,7 +202,7 @@ def test_a_start_from_elsewhere_shows_no_payload(deployment: Deployment, flower:
     with Celery(broker=deployment.env["CELERIAC_BROKER_URL"], set_as_current=False) as producer:
         sent = producer.send_task(
             "orchestrator.start",
-            kwargs={"flow": "relay", "input": {"text": SECRET}, "tags": {"batch": "elsewhere"}},
+            kwargs={"flow": "relay", "input": {"text": INPUT}, "tags": {"batch": "elsewhere"}},
             queue="orchestrator",
             ignore_result=True,
         )
@@ -213,7 +213,7 @@ def test_a_start_from_elsewhere_shows_no_payload(deployment: Deployment, flower:
     (row,) = flower.search(sent.id)
     deployment.client.get(literal_eval(row["result"])).result(timeout=15)
     # then Flower shows which run it became, and nothing of the input
-    assert SECRET not in json.dumps(row)
+    assert INPUT not in json.dumps(row)
     assert "relay" in row["kwargs"]
 
 
@@ -238,7 +238,7 @@ def test_a_failure_shows_its_reason_and_is_found_by_it(deployment: Deployment, f
         ("overruns-sync", "x", ["FAILURE"], ["timed out after 1 s"]),
     ],
 )
-def test_what_a_gate_or_a_timeout_does_is_the_rows_state_with_the_reason(  # noqa: PLR0913  a table's columns
+def test_what_a_gate_or_a_timeout_does_is_the_rows_state_with_the_reason(
     deployment: Deployment, flower: Flower, flow: str, text: str, states: list[str], reasons: list[str]
 ) -> None:
     run = deployment.submit(flow, text)
@@ -356,8 +356,9 @@ def test_flower_works_on_the_embedded_servers_socket(tmp_path: Path) -> None:
             run.result(timeout=15)
             # then Flower shows it, and the queues
             assert len(flower.rows(run, ["SUCCESS"] * 3)) == 3
-            page = flower.page("/broker")
-            assert "acme.first" in page
+            wait_until(
+                lambda: "acme.first" in flower.page("/broker"), EVENTS_TIMEOUT, "the broker page lists the queues"
+            )
         finally:
             flower.stop()
     finally:

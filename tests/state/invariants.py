@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import WrongState
-from orchestrator.messages import PlanStep
+from orchestrator.messages import Event, PlanStep, RunState
 from orchestrator.state import keys
 from orchestrator.state.fold import fold
+from orchestrator.state.payload import CLAIM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestrator.messages import Event, RunState
     from orchestrator.state.runs import RunStore
 
 ENDINGS = {"completed": "RunCompleted", "failed": "RunFailed", "cancelled": "RunCancelled"}
@@ -23,57 +23,91 @@ BROUGHT_ON_BY = {"ready": "ready", "running": "leases", "waiting": "timers"}
 
 
 @dataclass(frozen=True)
-class Indexes:
-    """Where a run and its steps are entered: entries with their scores, and the statuses it is listed under."""
+class Snapshot:
+    """
+    All that Redis holds of a run, read at once.
 
-    ready: dict[str, float]
-    leases: dict[str, float]
-    timers: dict[str, float]
-    statuses: tuple[str, ...]
+    Attributes:
+        values: what its steps took and gave, by name; None where a claim check leads nowhere.
+        indexes: its entries in `ready`, `leases` and `timers` of its shard, with their scores (ms).
+        listed: the statuses it is listed under.
+        ttls: of its keys, in milliseconds; -1 for none, -2 where there is no such key.
+    """
+
+    state: RunState
+    events: tuple[Event, ...]
+    values: dict[str, bytes | None]
+    indexes: dict[str, dict[str, float]]
+    listed: tuple[str, ...]
+    ttls: dict[str, int]
 
 
-def problems(store: RunStore, run_id: str, *, moved_deadline_ms: int | None = None) -> list[str]:
+def look(store: RunStore, run_id: str) -> Snapshot:
+    """Read all there is of a run."""
+    shard, own = keys.shard_of(run_id), (keys.run(run_id), keys.data(run_id), keys.events(run_id))
+    pipe = store.client.pipeline(transaction=True)
+    pipe.hgetall(own[0])
+    pipe.hgetall(own[1])
+    pipe.xrange(own[2])
+    for index in (keys.ready(shard), keys.leases(shard), keys.timers(shard)):
+        pipe.zrange(index, 0, -1, withscores=True)
+    for status in keys.STATUSES:
+        pipe.zscore(keys.index(shard, status), run_id)
+    for key in own:
+        pipe.pttl(key)
+    replies: list[Any] = pipe.execute()  # of many kinds
+    run, data, entries = replies[:3]
+    claims = [keys.blob(run_id, value[1:].decode()) for value in data.values() if value.startswith(CLAIM)]
+    ttls = dict(zip(own, replies[-3:], strict=True)) | {key: store.client.pttl(key) for key in claims}
+    return Snapshot(
+        state=RunState.from_hash(run_id, _decoded(run)),
+        events=tuple(Event.from_stream(entry_id.decode(), _decoded(fields)) for entry_id, fields in entries),
+        values={name.decode(): _value(store, run_id, stored) for name, stored in data.items()},
+        indexes={
+            name: {entry.decode(): score for entry, score in found if entry.decode().split("/")[0] == run_id}
+            for name, found in zip(BROUGHT_ON_BY.values(), replies[3:6], strict=True)
+        },
+        listed=tuple(status for status, score in zip(keys.STATUSES, replies[6:-3], strict=True) if score is not None),
+        ttls={key: int(ttl) for key, ttl in ttls.items()},
+    )
+
+
+def problems(snapshot: Snapshot, *, moved_deadline_ms: int | None = None) -> list[str]:
     """
     Compare a run's projection, its log and its index entries.
 
     Args:
-        store: of the runs.
-        run_id: the run.
+        snapshot: of the run.
         moved_deadline_ms: where a test has moved the run's deadline behind the log's back, to where.
 
     Returns:
         A sentence for each thing that does not hold; empty where all is well.
     """
-    state, events, indexes = store.load(run_id), store.events(run_id), read_indexes(store, run_id)
-    if moved_deadline_ms is not None and events:
-        first = events[0]
-        events[0] = first.model_copy(update={"data": first.data | {"deadline_ms": moved_deadline_ms}})
-    found = [*_log_problems(state, events), *_fold_problems(state, events), *_status_problems(state, indexes)]
-    if state.finished:
-        found += _finished_problems(store, state, indexes)
-    else:
-        found += _unfinished_problems(store, state, indexes)
-    return [*found, *_value_problems(store, state)]
+    if moved_deadline_ms is not None:
+        first, *others = snapshot.events
+        moved = first.model_copy(update={"data": first.data | {"deadline_ms": moved_deadline_ms}})
+        snapshot = replace(snapshot, events=(moved, *others))
+    found = [*_log_problems(snapshot), *_fold_problems(snapshot)]
+    if snapshot.listed != (snapshot.state.status,):
+        listed = ", ".join(snapshot.listed) or "nothing"
+        found.append(f"the run is {snapshot.state.status} and is listed as {listed}")
+    found += _finished_problems(snapshot) if snapshot.state.finished else _unfinished_problems(snapshot)
+    return [*found, *_value_problems(snapshot)]
 
 
-def read_indexes(store: RunStore, run_id: str) -> Indexes:
-    """Read a run's entries in the indexes of its shard."""
-    shard = keys.shard_of(run_id)
-    pipe = store.client.pipeline(transaction=False)
-    for index in (keys.ready(shard), keys.leases(shard), keys.timers(shard)):
-        pipe.zrange(index, 0, -1, withscores=True)
-    for status in keys.STATUSES:
-        pipe.zscore(keys.index(shard, status), run_id)
-    entries: list[Any] = pipe.execute()  # of two kinds: lists and scores
-    ready, leases, timers = (
-        {name.decode(): score for name, score in reply if name.decode().split("/")[0] == run_id}
-        for reply in entries[:3]
-    )
-    entered = tuple(status for status, score in zip(keys.STATUSES, entries[3:], strict=True) if score is not None)
-    return Indexes(ready, leases, timers, entered)
+def _decoded(fields: dict[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): text.decode() for name, text in fields.items()}
 
 
-def _log_problems(state: RunState, events: list[Event]) -> Iterator[str]:
+def _value(store: RunStore, run_id: str, stored: bytes) -> bytes | None:
+    try:
+        return store.payloads.get(run_id, stored)
+    except WrongState:
+        return None
+
+
+def _log_problems(snapshot: Snapshot) -> Iterator[str]:
+    state, events = snapshot.state, snapshot.events
     if not events or events[0].type != "RunSubmitted":
         yield "the log does not begin with RunSubmitted"
         return
@@ -91,9 +125,10 @@ def _order(event: Event) -> tuple[int, ...]:
     return tuple(int(part) for part in event.id.split("-"))
 
 
-def _doubled(events: list[Event]) -> Iterator[str]:
+def _doubled(events: tuple[Event, ...]) -> Iterator[str]:
     """Give the steps that were committed twice in one revision."""
-    plan = [PlanStep.model_validate(step) for step in cast("list[object]", events[0].data.get("steps", []))]
+    planned = events[0].data.get("steps", [])
+    plan = [PlanStep.model_validate(step) for step in planned] if isinstance(planned, list) else []
     order = [step.name for step in plan]
     starts = {step.name: step.start or step.name for step in plan}
     done: set[str] = set()
@@ -107,61 +142,62 @@ def _doubled(events: list[Event]) -> Iterator[str]:
             done -= set(order[order.index(starts[step]) : order.index(step) + 1])
 
 
-def _fold_problems(state: RunState, events: list[Event]) -> Iterator[str]:
-    folded = fold(state.id, events).model_dump()
-    stored = state.model_dump()
-    steps = zip(stored.pop("steps"), folded.pop("steps"), strict=True)
-    for where, kept, told in [("run", stored, folded), *((f"step {kept['name']}", kept, told) for kept, told in steps)]:
-        for field in kept:
-            if kept[field] != told[field]:
-                yield f"{where}: {field} is {kept[field]!r} in the projection and {told[field]!r} by its events"
+def _fold_problems(snapshot: Snapshot) -> Iterator[str]:
+    if not snapshot.events:
+        return
+    stored, folded = snapshot.state, fold(snapshot.state.id, snapshot.events)
+    if stored == folded:
+        return
+    for where, kept, told in [
+        ("run", stored, folded),
+        *((f"step {step.name}", step, folded.step(step.name)) for step in stored.steps),
+    ]:
+        for field in type(kept).model_fields:
+            here, there = getattr(kept, field), getattr(told, field, None)
+            if field != "steps" and here != there:
+                yield f"{where}: {field} is {here!r} in the projection and {there!r} by its events"
 
 
-def _status_problems(state: RunState, indexes: Indexes) -> Iterator[str]:
-    if indexes.statuses != (state.status,):
-        yield f"the run is {state.status} and is listed as {', '.join(indexes.statuses) or 'nothing'}"
-
-
-def _finished_problems(store: RunStore, state: RunState, indexes: Indexes) -> Iterator[str]:
-    for name in BROUGHT_ON_BY.values():
-        for entry in getattr(indexes, name):
+def _finished_problems(snapshot: Snapshot) -> Iterator[str]:
+    for name, entries in snapshot.indexes.items():
+        for entry in entries:
             yield f"the run has ended and {entry} is in {name}"
-    for step in state.steps:
+    for step in snapshot.state.steps:
         if step.status in {"pending", *BROUGHT_ON_BY}:
             yield f"the run has ended and step {step.name} is {step.status}"
-    for key in store.client.scan_iter(f"{keys.run(state.id)}*"):
-        if store.client.pttl(key) < 0:
-            yield f"the run has ended and {key.decode()} has no TTL"
+    for key, ttl in snapshot.ttls.items():
+        if ttl == -1:
+            yield f"the run has ended and {key} has no TTL"
 
 
-def _unfinished_problems(store: RunStore, state: RunState, indexes: Indexes) -> Iterator[str]:
-    if indexes.timers.get(state.id) != state.deadline_ms:
+def _unfinished_problems(snapshot: Snapshot) -> Iterator[str]:
+    state, indexes = snapshot.state, snapshot.indexes
+    if indexes["timers"].get(state.id) != state.deadline_ms:
         yield "no timer holds the run's deadline"
     live = [step for step in state.steps if step.status in BROUGHT_ON_BY]
     if len(live) != 1:
         yield f"not one step is ready, running or waiting but {len(live)}"
     for step in state.steps:
         entry = keys.member(state.id, step.name)
-        entered = {name for name in BROUGHT_ON_BY.values() if entry in getattr(indexes, name)}
+        entered = {name for name, entries in indexes.items() if entry in entries}
         wanted = {BROUGHT_ON_BY[step.status]} if step.status in BROUGHT_ON_BY else set()
         if entered != wanted:
             yield f"step {step.name} is {step.status} and is in {', '.join(sorted(entered)) or 'no index'}"
-        if step.waiting and indexes.timers.get(entry) != step.waiting.until_ms:
+        if step.waiting and indexes["timers"].get(entry) != step.waiting.until_ms:
             yield f"no timer holds the time until which step {step.name} waits"
-    for key in (keys.run(state.id), keys.events(state.id), keys.data(state.id)):
-        if store.client.pttl(key) != -1:
+    for key, ttl in snapshot.ttls.items():
+        if ":blob:" in key:
+            if ttl == -1:
+                yield f"{key} has no TTL"
+        elif ttl != -1:
             yield f"the run has not ended and {key} expires or is gone"
 
 
-def _value_problems(store: RunStore, state: RunState) -> Iterator[str]:
+def _value_problems(snapshot: Snapshot) -> Iterator[str]:
+    state = snapshot.state
     needed = {state.output} | {name for step in state.steps for name in (step.input, step.output, step.draft)}
-    names = sorted(name for name in needed if name)
-    stored = cast("list[bytes | None]", store.client.hmget(keys.data(state.id), names)) if names else []
-    for name, value in zip(names, stored, strict=True):
-        if value is None:
+    for name in sorted(name for name in needed if name):
+        if name not in snapshot.values:
             yield f"the value {name} is missing"
-            continue
-        try:
-            store.payloads.get(state.id, value)
-        except WrongState as error:
-            yield f"the value {name} cannot be read: {error.args[1]}"
+        elif snapshot.values[name] is None:
+            yield f"the value {name} cannot be read"

@@ -21,7 +21,7 @@ from orchestrator.messages import PlanStep
 from orchestrator.state import keys
 from orchestrator.state.runs import Begun, Submission, Submitted
 from tests.servers import no_key_left_without_ttl_or_declaration
-from tests.state.invariants import problems
+from tests.state.invariants import look, problems
 from tests.state.reference import LIVE, Ask, ReferenceRun
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 LONG_AGO_MS: Final = 1
 HOUR_MS: Final = 3_600_000
-MAX_RUNS: Final = 4
+MAX_RUNS: Final = 2
 MAX_STEPS: Final = 5
 CLAIM_BYTES: Final = 1024
 FALLBACK: Final = "fallback"
@@ -51,7 +51,7 @@ def plans(draw: st.DrawFn) -> tuple[PlanStep, ...]:
 
 
 ASKS = st.one_of(
-    st.just(Ask("complete")),
+    *[st.just(Ask("complete"))] * 4,  # else runs seldom get to their second step
     st.builds(Ask, st.just("revise"), feedback=st.sampled_from(["shorter", 'übel "quoted"\n'])),
     st.builds(Ask, st.just("fallback"), agent=st.just(FALLBACK)),
     st.builds(Ask, st.just("wait"), default=st.sampled_from(["approve", "reject"]), wait_over=st.booleans()),
@@ -65,6 +65,8 @@ ASKS = st.one_of(
 )
 # Which step a rule is about: 0 to 4 that one, above the one whose turn it is.
 PICKS = st.integers(0, 2 * MAX_STEPS)
+# What ends a run is seldom done, else none lives long.
+SELDOM = st.integers(0, 5).map(lambda number: number == 0)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Runs(RuleBasedStateMachine):
         self._references: dict[str, ReferenceRun] = {}
         self._keyed: dict[str, tuple[str, bytes]] = {}
         self._moved: set[str] = set()
+        self._running: dict[str, Attempt] = {}
         self._values = 0
 
     # Producers
@@ -135,15 +138,17 @@ class Runs(RuleBasedStateMachine):
     def deliver(self, run: str, pick: int, nonce: str, ask: Ask, *, large: bool) -> Attempt | MultipleResults[Attempt]:
         """Deliver a message to whom the step belongs now: first, again, early, late."""
         name = self._pick(run, pick)
-        return self._begin(run, name, self._references[run].steps[name].agent, nonce, ask, large=large)
+        attempt = self._begin(run, name, self._references[run].steps[name].agent, nonce, ask, large=large)
+        return multiple(attempt) if attempt else multiple()
 
     @rule(target=attempts, run=runs, pick=PICKS, ask=ASKS)
-    def deliver_to_another(self, run: str, pick: int, ask: Ask) -> Attempt | MultipleResults[Attempt]:
+    def deliver_to_another(self, run: str, pick: int, ask: Ask) -> MultipleResults[Attempt]:
         """Deliver a message to an agent that never had the step, or had it before it fell back."""
         name = self._pick(run, pick)
         step = self._references[run].steps[name]
         agent = step.plan.agent if step.agent != step.plan.agent else "someone-else"
-        return self._begin(run, name, agent, "a", ask, large=False)
+        attempt = self._begin(run, name, agent, "a", ask, large=False)
+        return multiple(attempt) if attempt else multiple()
 
     @rule(run=runs)
     def deliver_what_is_no_step(self, run: str) -> None:
@@ -151,31 +156,41 @@ class Runs(RuleBasedStateMachine):
         assert getattr(refused, "why", None) == "gone"
         self._check(run)
 
-    def _begin(
-        self, run: str, name: str, agent: str, nonce: str, ask: Ask, *, large: bool
-    ) -> Attempt | MultipleResults[Attempt]:
+    def _begin(self, run: str, name: str, agent: str, nonce: str, ask: Ask, *, large: bool) -> Attempt | None:
         reference = self._references[run]
         expected = reference.begin(name, agent, nonce)
         begun = self._store.begin(run, name, agent=agent, nonce=nonce, worker=f"worker-{nonce}")
         self._check(run)
         if not isinstance(begun, Begun):
             assert begun.why == expected
-            return multiple()
+            return None
         step = reference.steps[name]
         assert expected == "execute"
         assert (begun.fence, begun.value, begun.draft) == (step.fence, step.value, step.draft)
         assert (begun.step.feedback, begun.step.revision) == (step.feedback, step.revision)
-        return Attempt(begun, self._value(large=large), ask)
+        known = self._running.get(run)
+        if known is None or known.begun.fence != begun.fence or known.begun.step.name != name:
+            # Else the reply to the same begin was lost: it is one execution, with one output.
+            self._running[run] = Attempt(begun, self._value(large=large), ask)
+        return self._running[run]
 
-    @rule(run=runs, large=st.booleans())
-    def work(self, run: str, *, large: bool) -> None:
-        """Let the step whose turn it is go well."""
-        current = self._references[run].current
-        if current is not None and current.status == "ready":
+    @rule(target=attempts, run=runs, asks=st.lists(ASKS, min_size=1, max_size=6), large=st.booleans())
+    def go_on(self, run: str, asks: list[Ask], *, large: bool) -> MultipleResults[Attempt]:
+        """Bring a run on as it should go, several steps at a time, so that all else meets runs of every age."""
+        attempts = []
+        for ask in asks:
+            current = self._references[run].current
+            if current is None:
+                break
             name = current.plan.name
-            attempt = self._begin(run, name, current.agent, "w", Ask("complete"), large=large)
-            if isinstance(attempt, Attempt):
+            if current.status == "waiting":
+                self._decide(run, name, "approve")
+            elif current.status == "running":
+                self._commit(self._running[run])
+            elif attempt := self._begin(run, name, current.agent, "w", ask, large=large):
                 self._commit(attempt)
+                attempts.append(attempt)
+        return multiple(*attempts)
 
     @rule(attempt=attempts)
     def commit(self, attempt: Attempt) -> None:
@@ -196,10 +211,12 @@ class Runs(RuleBasedStateMachine):
         assert self._store.renew([attempt.key]) == ["renewed" if owns == "yes" else owns]
         self._check(run)
 
-    @rule(attempt=consumes(attempts))
-    def fail(self, attempt: Attempt) -> None:
+    @rule(attempt=consumes(attempts), even_its_owner=SELDOM)
+    def fail(self, attempt: Attempt, *, even_its_owner: bool) -> None:
         """Report, twice, that the handler failed."""
         run, name, fence = attempt.key
+        if not even_its_owner and self._references[run].owns(name, fence) == "yes":
+            return
         for _ in range(2):
             expected = self._references[run].fail(name, fence)
             assert self._store.fail(attempt.begun, "it\nfailed") == expected
@@ -211,9 +228,11 @@ class Runs(RuleBasedStateMachine):
     def decide(self, run: str, pick: int, choice: Choice) -> None:
         self._decide(run, self._pick(run, pick), choice)
 
-    @rule(run=runs)
-    def cancel(self, run: str) -> None:
+    @rule(run=runs, even_if_live=SELDOM)
+    def cancel(self, run: str, *, even_if_live: bool) -> None:
         reference = self._references[run]
+        if reference.status in LIVE and not even_if_live:
+            return
         expected = "cancelled" if reference.status in LIVE else "closed"
         if expected == "cancelled":
             reference.end("cancelled")
@@ -243,6 +262,21 @@ class Runs(RuleBasedStateMachine):
         assert self._store.lost(run, name) == expected
         self._check(run)
 
+    @rule(target=attempts, run=runs, ask=ASKS, late=st.sampled_from(["commit", "renew", "fail"]))
+    def lose_and_begin_again(self, run: str, ask: Ask, late: str) -> MultipleResults[Attempt]:
+        """Let an execution outlive its lease, be replaced, and come back: what fences are there for."""
+        current = self._references[run].current
+        if current is None or current.status != "running":
+            return multiple()
+        name, slow = current.plan.name, self._running[run]
+        self.look_at_a_lease(run, self._references[run].order.index(name), expired=True)
+        attempt = self._begin(run, name, current.agent, "z", ask, large=False)
+        if late == "fail":
+            self.fail(slow, even_its_owner=False)
+        else:
+            (self._commit if late == "commit" else self.renew)(slow)
+        return multiple(attempt) if attempt else multiple()
+
     @rule(run=runs, pick=PICKS, overdue=st.booleans(), empty=st.booleans())
     def look_at_a_dispatch(self, run: str, pick: int, *, overdue: bool, empty: bool) -> None:
         name = self._pick(run, pick)
@@ -257,11 +291,10 @@ class Runs(RuleBasedStateMachine):
             assert looked in ({"publish"} if empty else {"publish", "wait"})
         self._check(run)
 
-    @precondition(lambda self: len(self._references) > 1)
-    @rule(run=runs)
-    def deadline_passes(self, run: str) -> None:
+    @rule(run=runs, really=SELDOM)
+    def deadline_passes(self, run: str, *, really: bool) -> None:
         """Move a live run's deadline into the past."""
-        if self._references[run].status in LIVE:
+        if really and self._references[run].status in LIVE:
             self._store.client.hset(keys.run(run), "deadline_ms", LONG_AGO_MS)
             self._store.client.zadd(keys.timers(keys.shard_of(run)), {run: LONG_AGO_MS}, xx=True)
             self._references[run].overdue = True
@@ -286,19 +319,19 @@ class Runs(RuleBasedStateMachine):
 
     def _check(self, run: str) -> None:
         """Compare the run that was touched with its log, its indexes and the reference; teardown looks at all."""
-        found = problems(self._store, run, moved_deadline_ms=LONG_AGO_MS if run in self._moved else None)
+        snapshot = look(self._store, run)
+        found = problems(snapshot, moved_deadline_ms=LONG_AGO_MS if run in self._moved else None)
         assert not found, "\n".join(found)
-        reference, state = self._references[run], self._store.load(run)
+        reference, state, values = self._references[run], snapshot.state, snapshot.values
         assert state.status == reference.status
+        assert values.get(state.output or "") == reference.output
         for step in state.steps:
             model = reference.steps[step.name]
             assert (step.status, step.agent, step.degraded) == (model.status, model.agent, model.degraded)
             assert (step.attempt, step.begins, step.revision) == (model.attempt, model.begins, model.revision)
-            assert self._stored(run, step.output if model.output else None) == model.output
-        assert self._stored(run, state.output) == reference.output
-
-    def _stored(self, run: str, name: str | None) -> bytes | None:
-        return self._store.value(run, name) if name else None
+            assert (step.feedback, step.fence) == (model.feedback, model.fence)
+            assert values.get(step.draft or "") == model.draft
+            assert model.output in (None, values.get(step.output or ""))
 
     def _due(self, run: str) -> list[Due]:
         return self._store.due([keys.shard_of(run)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 import hypothesis
+import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 from orchestrator.state.runs import RunStore
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 
+@pytest.mark.timeout(600)  # where it fails, the shortest example is worth waiting for
 def test_a_run_agrees_with_its_log_whatever_arrives_in_whatever_order(
     server: Server, redis_client: Redis, settings: Settings
 ) -> None:
@@ -32,5 +34,6 @@ def test_a_run_agrees_with_its_log_whatever_arrives_in_whatever_order(
             stateful_step_count=40,
             deadline=None,
             print_blob=True,
+            report_multiple_bugs=False,
         ),
     )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import io
 import os
+import re
 import resource
 import signal
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import typer
+from rich.console import Console
 
 from orchestrator.cli import demo
 from orchestrator.cli.entry import COMMANDS, LazyGroup, app
@@ -20,8 +22,9 @@ from orchestrator.cli.failures import explain
 from orchestrator.cli.options import parse_numbers, parse_tags
 from orchestrator.cli.output import duration
 from orchestrator.cli.summary import percentile, summarise
+from orchestrator.cli.watching import View
 from orchestrator.errors import InvalidInput
-from orchestrator.messages import RunState, StepState
+from orchestrator.messages import RunState, StepState, Waiting
 from tests.command_line import CHECKOUT, Shell
 
 if TYPE_CHECKING:
@@ -258,6 +261,22 @@ def test_redis_that_is_down_is_named_without_its_password(shell: Shell, command:
     assert "topsecret" not in result.err + result.out
 
 
+def test_url_that_makes_no_sense_shows_what_one_looks_like(shell: Shell) -> None:
+    # when
+    result = shell.run("runs", "list", env={"CELERIAC_REDIS_URL": "redis://localhost:redis/0"})
+
+    # then
+    result.assert_one_line("redis_url", "redis://[[user]:password@]host")
+
+
+def test_address_of_another_machine_is_refused_for_flower(shell: Shell) -> None:
+    # when
+    result = shell.run("up", env={"CELERIAC_FLOWER_HOST": "192.0.2.1"})
+
+    # then
+    result.assert_one_line("192.0.2.1", "CELERIAC_FLOWER_HOST")
+
+
 def test_port_that_is_taken_is_named_before_anything_starts(shell: Shell) -> None:
     with socket.socket() as taken:
         # given
@@ -360,6 +379,69 @@ def test_interrupt_ends_with_130(shell: Shell) -> None:
 # Parts
 
 
+def test_closing_text_of_a_demo_has_the_report_the_times_and_what_to_type_next() -> None:
+    # given
+    document = {
+        "documents": 3,
+        "outcomes": {"completed": 1, "failed": 1, "waiting": 1},
+        "seconds": 2.0,
+        "per_second": 1.0,
+        "p50": 1.5,
+        "p95": 1.9,
+        "total_seconds": 7.25,
+        "report": "/somewhere/report.html",
+        "flower": "http://127.0.0.1:5556",
+        "tag": "letters-1",
+        "failures": {"shout: too loud": 1},
+        "waiting": [{"run": "01abc", "step": "shout", "question": "really?"}],
+    }
+
+    # when
+    text = "\n".join(demo.closing_lines(document, "http://127.0.0.1:5555"))
+
+    # then
+    assert "3 documents: 1 completed, 1 failed, 1 wait for a person" in text
+    assert "1.5 s at p50, 1.9 s at p95; 7.2 s in all" in text
+    assert "report  /somewhere/report.html" in text
+    assert "http://127.0.0.1:5556 while this ran; http://127.0.0.1:5555 with `celeriac up`" in text
+    assert "1x  shout: too loud" in text
+    assert "01abc  really?" in text
+    assert "celeriac runs approve 01abc --step shout" in text
+
+
+def test_view_on_a_terminal_has_stages_reasons_and_how_to_decide() -> None:
+    # given
+    steps = (
+        StepState(name="draft", agent="acme.draft", status="completed", started_ms=1_000, ended_ms=3_500, attempt=1),
+        StepState(
+            name="check",
+            agent="acme.check",
+            status="waiting",
+            attempt=2,
+            degraded=True,
+            waiting=Waiting(question="is this right?", until_ms=9_000, default="reject"),
+        ),
+    )
+    state = run_state("01abc", "waiting", steps=steps)
+    out = Console(file=io.StringIO(), width=120, force_terminal=True)
+
+    # when
+    out.print(View(state).render())
+
+    # then
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", cast("io.StringIO", out.file).getvalue())
+    assert "2.5 s" in shown
+    assert "is this right?; by the fallback" in shown
+    assert "celeriac runs approve 01abc --step check" in shown
+
+
+def run_state(run_id: str, status: str, **more: object) -> RunState:
+    return RunState.model_validate(
+        {"id": run_id, "flow": "f", "status": status, "tenant": "t", "priority": "normal", "tags": {}}
+        | {"created_ms": 1_000, "deadline_ms": 9_000, "retention_ms": 1, **more}
+    )
+
+
 def test_unexpected_error_asks_for_a_report_in_one_line() -> None:
     # when
     said = explain(KeyError("x\ny"))
@@ -396,12 +478,7 @@ def test_summary_counts_from_the_first_start_to_the_last_end() -> None:
     # given
     def run(number: int, ended: int | None) -> RunState:
         step = StepState(name="a", agent="a", status="completed", started_ms=2_000 + number, ended_ms=ended)
-        status = "completed" if ended else "waiting"
-        return RunState.model_validate(
-            json.loads(json.dumps({"id": str(number), "flow": "f", "status": status, "tenant": "t"}))
-            | {"priority": "normal", "tags": {}, "created_ms": 1_000, "deadline_ms": 9_000, "retention_ms": 1}
-            | {"ended_ms": ended, "steps": (step,)}
-        )
+        return run_state(str(number), "completed" if ended else "waiting", ended_ms=ended, steps=(step,))
 
     # when
     summary = summarise([run(0, 3_000), run(1, 6_000), run(2, None)])

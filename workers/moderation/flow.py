@@ -22,7 +22,7 @@ def confident(document: Classified) -> Decision:
         return Decision.ok()
     why = f" ({verdict.reasons[0][:120]})" if verdict.reasons else ""
     return Decision.ask(
-        f"{(document.title or document.id)[:80]}: {verdict.category} → {verdict.action}, "
+        f"{(document.title or document.id)[:80].rstrip('. ')}: {verdict.category} → {verdict.action}, "
         f"confidence {verdict.confidence:.2f}{why}; approve to let this stand, reject to drop the document"
     )
 

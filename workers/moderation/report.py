@@ -72,13 +72,13 @@ def _render(records: Sequence[Published], totals: dict[str, dict[str, int]]) -> 
     names = {
         "action": "Action",
         "category": "Category",
-        "redactions": "Personal data removed",
+        "redactions": "Removed from texts",
         "language": "Language",
         "decided_by": "Decided by",
     }
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         lead=f"{_count(len(records), 'document')}, {characters:,} characters; "
-        f"{_count(redacted, 'item')} of personal data removed.",
+        f"{_count(redacted, 'personal or secret item')} removed.",
         bar="".join(f'<i class="{action}" style="flex-grow:{actions[action]}"></i>' for action in parts),
         bar_label=escape(", ".join(f"{action} {actions[action]}" for action in parts)),
         totals="".join(_total(title, totals[name]) for name, title in names.items()),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from typing import Any, cast
 
@@ -94,6 +96,14 @@ async def late(ctx: Context, doc: Doc) -> Doc:
 @agent("acme.late-sync", timeout=1.0)
 def late_sync(doc: Doc) -> Doc:
     time.sleep(60)
+    return doc
+
+
+@agent("acme.poison")
+def poison(doc: Doc) -> Doc:
+    """Kill whoever works on this: the process itself, or its parent."""
+    os.kill(os.getppid() if doc.text == "parent" else os.getpid(), signal.SIGKILL)
+    time.sleep(60)  # until the parent's death reaches its child
     return doc
 
 

@@ -18,6 +18,7 @@ from .agents import (
     late_sync,
     liar,
     parked,
+    poison,
     prepare,
     raiser,
     rules,
@@ -63,6 +64,7 @@ long = Pipeline("long", [Stage(first, name=f"s{number:02}") for number in range(
 raises = Pipeline("raises", [first, raiser, second])
 lies = Pipeline("lies", [first, liar, second])
 misfits = Pipeline("misfits", [first, exact, second])
+poisoned = Pipeline("poisoned", [first, poison, second])
 overruns = Pipeline("overruns", [late])
 overruns_sync = Pipeline("overruns-sync", [late_sync])
 

@@ -1,0 +1,18 @@
+# The image of every service of docker-compose.yml: the package, the reference flows and their settings.
+FROM python:3.13-slim-trixie
+
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /app
+
+# The versions that were tested; a constraints file takes no hashes.
+COPY requirements.lock pyproject.toml README.md LICENSE ./
+COPY orchestrator orchestrator
+RUN sed -n 's/^\([a-z0-9][^ ]*==[^ ]*\).*/\1/p' requirements.lock > constraints.txt \
+ && pip install --constraint constraints.txt ".[moderation]"
+
+COPY workers workers
+COPY config config
+
+RUN useradd --system --uid 10001 celeriac
+USER celeriac
+CMD ["celery", "-A", "orchestrator.app", "worker", "--without-gossip", "--without-mingle"]

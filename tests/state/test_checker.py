@@ -1,0 +1,191 @@
+"""The checks themselves are checked: what is broken on purpose is found."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, cast
+
+import hypothesis
+import pytest
+from hypothesis.stateful import run_state_machine_as_test
+
+from orchestrator.messages import PlanStep
+from orchestrator.state import keys, scripts
+from orchestrator.state.runs import Begun, RunStore, Submission
+from tests.servers import no_key_left_without_ttl_or_declaration, on_valkey
+from tests.state.invariants import look, problems
+from tests.state.machine import CLAIM_BYTES, Runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from redis import Redis
+
+    from orchestrator import Settings
+
+    Command = tuple[str | bytes | int, ...]
+
+pytestmark = on_valkey
+
+PLAN = (PlanStep(name="first", agent="a", next="second"), PlanStep(name="second", agent="b"))
+LARGE = json.dumps("x" * CLAIM_BYTES).encode()
+
+
+@pytest.fixture
+def store(redis_client: Redis, settings: Settings) -> RunStore:
+    return RunStore(redis_client, settings.model_copy(update={"claim_check_bytes": CLAIM_BYTES}))
+
+
+def queued(store: RunStore) -> str:
+    submission = Submission(flow="flow", plan=PLAN, value=LARGE, deadline=60.0, retention=60.0, tags={})
+    return store.submit([submission])[0].run_id
+
+
+def begin(store: RunStore, run: str, step: str, agent: str) -> Begun:
+    begun = store.begin(run, step, agent=agent, nonce="n", worker="w")
+    assert isinstance(begun, Begun)
+    return begun
+
+
+def running(store: RunStore) -> str:
+    run = queued(store)
+    begin(store, run, "first", "a")
+    return run
+
+
+def waiting(store: RunStore) -> str:
+    run = queued(store)
+    details = {"question": "?", "timeout_ms": 60_000, "default": "reject"}
+    store.commit(begin(store, run, "first", "a"), b"2", "wait", details)
+    return run
+
+
+def completed(store: RunStore) -> str:
+    run = queued(store)
+    for step in PLAN:
+        store.commit(begin(store, run, step.name, step.agent), b"2")
+    return run
+
+
+def add_event(run: str, kind: str, facts: str, at: str = "*") -> Command:
+    return "XADD", keys.events(run), at, "type", kind, "v", 1, "at", 1, "data", facts
+
+
+@pytest.mark.parametrize(
+    ("state", "fault", "found"),
+    [
+        (running, lambda run: ("HSET", keys.run(run), "tenant", "other"), "run: tenant is 'other' in the projection"),
+        (
+            running,
+            lambda run: ("HSET", keys.run(run), "step:second", '{"agent": "b", "status": "ready"}'),
+            "step second: status is 'ready' in the projection and 'pending' by its events",
+        ),
+        (running, lambda run: ("DEL", keys.events(run)), "the log does not begin with RunSubmitted"),
+        (completed, lambda run: add_event(run, "StepLost", '{"step": "first"}'), "events follow the run's end"),
+        (
+            completed,
+            lambda run: add_event(run, "StepCompleted", '{"step": "first", "output": "first@1"}'),
+            "step first is committed twice in one revision",
+        ),
+        (queued, lambda run: ("ZREM", keys.ready(keys.shard_of(run)), keys.member(run, "first")), "is in no index"),
+        (running, lambda run: ("ZREM", keys.leases(keys.shard_of(run)), keys.member(run, "first")), "is in no index"),
+        (waiting, lambda run: ("ZREM", keys.timers(keys.shard_of(run)), keys.member(run, "first")), "is in no index"),
+        (waiting, lambda run: ("ZREM", keys.timers(keys.shard_of(run)), run), "no timer holds the run's deadline"),
+        (
+            running,
+            lambda run: ("ZADD", keys.ready(keys.shard_of(run)), 1, keys.member(run, "first")),
+            "step first is running and is in leases, ready",
+        ),
+        (
+            running,
+            lambda run: ("ZADD", keys.index(keys.shard_of(run), "waiting"), 1, run),
+            "the run is running and is listed as running, waiting",
+        ),
+        (
+            completed,
+            lambda run: ("ZADD", keys.timers(keys.shard_of(run)), 1, run),
+            "the run has ended and",
+        ),
+        (completed, lambda run: ("PERSIST", keys.data(run)), "has no TTL"),
+        (running, lambda run: ("EXPIRE", keys.events(run), 60), "expires or is gone"),
+        (running, lambda run: ("HDEL", keys.data(run), "input"), "the value input is missing"),
+        (running, lambda run: ("DEL", keys.blob(run, "input")), "the value input cannot be read"),
+    ],
+)
+def test_a_fault_planted_in_the_state_is_reported(
+    store: RunStore, state: Callable[[RunStore], str], fault: Callable[[str], Command], found: str
+) -> None:
+    # given a run with which all is well
+    run = state(store)
+    assert problems(look(store, run)) == []
+
+    # when something of it is changed behind the scripts' back
+    store.client.execute_command(*fault(run))  # type: ignore[no-untyped-call]  # redis-py's is untyped
+
+    # then the check says so
+    assert found in "\n".join(problems(look(store, run)))
+
+
+@pytest.mark.parametrize(
+    ("script", "line", "instead"),
+    [
+        ("begin", "redis.call('ZREM', READY, member(step))", ""),
+        ("begin", "if rec.status == 'running' then return {'held'} end", ""),
+        ("commit", "or rec.fence ~= fence then", "then"),
+        ("commit", "redis.call('ZREM', LEASES, member(step))", ""),
+        ("decide", "redis.call('ZREM', TIMERS, member(step))", ""),
+        ("lost", "emit('StepLost', {step = step, attempt = rec.attempt, worker = rec.worker})", ""),
+        ("cancel", "redis.call('PEXPIRE', EVENTS, retention_ms)", ""),
+        ("renew", "or rec.fence ~= ARGV[2] then", "then"),
+    ],
+)
+def test_a_fault_planted_in_a_script_is_found_by_the_state_machine(
+    redis_client: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch, script: str, line: str, instead: str
+) -> None:
+    # given a script with one line gone wrong
+    sound = scripts.source
+
+    def source(name: str) -> str:
+        text = sound(name)
+        assert name != script or line in text
+        return text.replace(line, instead) if name == script else text
+
+    monkeypatch.setattr(scripts, "source", source)
+    store = RunStore(redis_client, settings.model_copy(update={"claim_check_bytes": CLAIM_BYTES, "max_attempts": 3}))
+
+    # when the machine runs, then it finds it
+    with pytest.raises((AssertionError, KeyError)):
+        run_state_machine_as_test(
+            cast("type[Runs]", lambda: Runs(store)),
+            settings=hypothesis.settings(
+                max_examples=300,
+                stateful_step_count=40,
+                deadline=None,
+                database=None,
+                derandomize=True,
+                phases=[hypothesis.Phase.generate],
+                report_multiple_bugs=False,
+            ),
+        )
+
+
+def test_a_key_without_ttl_that_nobody_declares_permanent_is_reported(store: RunStore) -> None:
+    # given runs in every state, of which nothing stays for ever
+    for state in (queued, running, waiting, completed):
+        state(store)
+    no_key_left_without_ttl_or_declaration(store.client)
+
+    # when a key of nobody's is added, then it is named
+    store.client.set("stray", "1")
+    with pytest.raises(AssertionError, match="stray"):
+        no_key_left_without_ttl_or_declaration(store.client)
+
+
+def test_an_index_entry_of_a_run_that_has_ended_is_reported(store: RunStore) -> None:
+    # given a finished run
+    run = completed(store)
+
+    # when it is entered among the leases again, then it is named
+    store.client.zadd(keys.leases(keys.shard_of(run)), {keys.member(run, "first"): 1})
+    with pytest.raises(AssertionError, match=run):
+        no_key_left_without_ttl_or_declaration(store.client)

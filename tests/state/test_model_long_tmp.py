@@ -1,0 +1,39 @@
+"""The log is the truth: whatever happens in whatever order, a run, its log and its indexes agree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import hypothesis
+import pytest
+from hypothesis.stateful import run_state_machine_as_test
+
+from orchestrator.state.runs import RunStore
+from tests.state.machine import CLAIM_BYTES, Runs
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from orchestrator import Settings
+    from tests.servers import Server
+
+
+@pytest.mark.timeout(1200)  # where it fails, the shortest example is worth waiting for
+def test_a_run_agrees_with_its_log_whatever_arrives_in_whatever_order(
+    server: Server, redis_client: Redis, settings: Settings
+) -> None:
+    # given small limits, so that they are reached
+    small = settings.model_copy(update={"claim_check_bytes": CLAIM_BYTES, "max_attempts": 3})
+    store = RunStore(redis_client, small)
+
+    # when everything that can happen does, in orders that Hypothesis chooses, then nothing that must hold is broken
+    run_state_machine_as_test(
+        cast("type[Runs]", lambda: Runs(store)),  # documented as a class or a function that makes a machine
+        settings=hypothesis.settings(
+            max_examples=4000 if server.kind == "valkey" else 20,
+            stateful_step_count=40,
+            deadline=None,
+            print_blob=True,
+            report_multiple_bugs=False,
+        ),
+    )
