@@ -1,13 +1,14 @@
 # The image of every service of docker-compose.yml: the package, the reference flows and their settings.
 FROM python:3.13-slim-trixie
 
-ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
 
 # The versions that were tested; a constraints file takes no hashes.
 COPY requirements.lock pyproject.toml README.md LICENSE ./
 COPY orchestrator orchestrator
-RUN sed -n 's/^\([a-z0-9][^ ]*==[^ ]*\).*/\1/p' requirements.lock > constraints.txt \
+RUN python3 -m venv /venv \
+ && sed -n 's/^\([a-z0-9][^ ]*==[^ ]*\).*/\1/p' requirements.lock > constraints.txt \
  && pip install --constraint constraints.txt ".[moderation]"
 
 COPY workers workers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 from typing import Annotated, Final
 
 import typer
@@ -21,11 +22,20 @@ app = command_app(group=True)
 
 MAX_REASON: Final = 60  # characters of a reason in the list; `show` has all of it
 
+
+def login_name() -> str:
+    """Return who types this; the user's number in a container that has no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)]
 Step = Annotated[
     str | None, typer.Option(help="The step to decide; the one that waits unless given.", show_default=False)
 ]
-By = Annotated[str, typer.Option(help="Who decides.", show_default="your login name", default_factory=getpass.getuser)]
+By = Annotated[str, typer.Option(help="Who decides.", show_default="your login name", default_factory=login_name)]
 Note = Annotated[str, typer.Option(help="Why; kept in the run's log.", show_default=False)]
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest first.")]
 
@@ -180,7 +190,6 @@ def cancel(
 )
 def approve(run_id: RunId, *, step: Step = None, by: By, note: Note = "", as_json: AsJson = False) -> None:
     """Let the output of a step that waits for a person pass."""
-    session.load()
     run = session.client().get(run_id)
     run.approve(step, by=by, note=note)
     _tell(run.state(), "approved", as_json=as_json)
@@ -192,7 +201,6 @@ def approve(run_id: RunId, *, step: Step = None, by: By, note: Note = "", as_jso
 )
 def reject(run_id: RunId, *, step: Step = None, by: By, note: Note = "", as_json: AsJson = False) -> None:
     """Fail a run at the step that waits for a person."""
-    session.load()
     run = session.client().get(run_id)
     run.reject(step, by=by, note=note)
     _tell(run.state(), "rejected", as_json=as_json)

@@ -69,6 +69,9 @@ class DevelopmentServer:
         self.gauges: Gauges | None = None
         self.state_url = ""  # where the state is, to be shown; known once everything is started
         self._flower_pid: int | None = None  # of the Flower that has answered
+        self._embedded: embedded.Embedded | None = None
+        self._state_answers = True
+        self._report = report
         self._exit = contextlib.ExitStack()
 
     @property
@@ -81,7 +84,7 @@ class DevelopmentServer:
         with contextlib.ExitStack() as stack:
             self._claim(stack)
             if self.settings.redis_url is None:
-                stack.enter_context(embedded.ensure(self.settings, hold=True))
+                self._embedded = stack.enter_context(embedded.ensure(self.settings, hold=True))
             session.redis().close()
             self.state_url = without_password(redis_url(self.settings))
             (self.data_dir / "logs").mkdir(mode=0o700, exist_ok=True)
@@ -136,8 +139,22 @@ class DevelopmentServer:
             elif not self.supervisor.draining and until():
                 self.supervisor.drain()
             self.supervisor.tick()
+            self._look_after_state()
             show()
             interrupts.wait(TICK)
+
+    def _look_after_state(self) -> None:
+        """Tell when the embedded server dies and is back; its keeper starts it again, and we a lost keeper."""
+        if self._embedded is None or self.supervisor.draining:
+            return
+        answers_now = self._embedded.answers()
+        if answers_now != self._state_answers:
+            self._state_answers = answers_now
+            detail = "the embedded server answers again" if answers_now else "the embedded server is being restarted"
+            self._report(Change(name="state", what="started" if answers_now else "died", detail=detail))
+        if not answers_now and not self._embedded.is_kept():
+            # Both were killed. The lock that makes us an owner is still ours; the new one is for the new keeper.
+            self._exit.enter_context(embedded.ensure(self.settings, hold=True))
 
     def state_of(self, child: Child) -> str:
         """Return a child's state; "starting" until its worker has been heard of."""

@@ -96,6 +96,10 @@ class Embedded:
         """Whether the server answers now."""
         return _ping(self.socket) == "up"
 
+    def is_kept(self) -> bool:
+        """Whether it has a keeper, which starts it again should it die."""
+        return _is_kept(self.data_dir)
+
     def stop(self) -> None:
         """
         Give the server up; it stops if this was its last owner. Twice is harmless, and so is a forked child.

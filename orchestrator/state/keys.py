@@ -31,6 +31,11 @@ def _base32(number: int, digits: int) -> str:
     return "".join(ALPHABET[number >> shift & 31] for shift in range(5 * (digits - 1), -1, -5))
 
 
+def _owned(tenant: str, key: str) -> bytes:
+    # With the length in front, no tenant can name a key that is another's.
+    return f"{len(tenant)}:{tenant}{key}".encode()
+
+
 def new_run_id(shards: int, key: str | None = None, tenant: str = "") -> str:
     """
     Make a run id: 10 digits of time (ms), 12 random, 2 of the shard; ids sort by time.
@@ -40,7 +45,7 @@ def new_run_id(shards: int, key: str | None = None, tenant: str = "") -> str:
         key: an idempotency key decides the shard, so that two submissions meet in one hash slot.
         tenant: keys are the tenant's own.
     """
-    shard = secrets.randbelow(shards) if key is None else crc32(f"{tenant}\0{key}".encode()) % shards
+    shard = secrets.randbelow(shards) if key is None else crc32(_owned(tenant, key)) % shards
     now = _base32(time.time_ns() // 1_000_000, TIME_DIGITS)
     return f"{now}{_base32(secrets.randbits(5 * RANDOM_DIGITS), RANDOM_DIGITS)}{shard:02x}"
 
@@ -108,7 +113,7 @@ def index(shard: str, status: str) -> str:
 
 def idempotency(run_id: str, tenant: str, key: str) -> str:
     """string: run id and digest of what was submitted under a key. Expires `retention` after the run's deadline."""
-    digest = sha256(f"{tenant}\0{key}".encode()).hexdigest()[:32]
+    digest = sha256(_owned(tenant, key)).hexdigest()[:32]
     return f"{shard_of(run_id)}:key:{digest}"
 
 

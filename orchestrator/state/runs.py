@@ -36,7 +36,8 @@ def milliseconds(seconds: float) -> int:
 
 def shorten(reason: str) -> str:
     """Bound a reason: it goes into the log, into Flower and onto screens."""
-    flat = " ".join(reason.split())
+    # An undecodable file name in an exception holds what UTF-8 cannot; the step must fail of the first error alone.
+    flat = " ".join(reason.encode(errors="replace").decode().split())
     return flat if len(flat) <= MAX_REASON else f"{flat[: MAX_REASON - 1]}…"
 
 
@@ -146,18 +147,27 @@ class RunStore:
         for submission in submissions:
             self.payloads.check("the input", submission.value)
         pipe = self.client.pipeline(transaction=False) if len(submissions) > 1 else None
+        sent: list[tuple[str, bytes]] = []
         replies: list[list[bytes]] = []
         for submission in submissions:
             run_id = keys.new_run_id(self.settings.shards, submission.key, submission.tenant)
-            replies.append(self._submit(run_id, submission, pipe))
+            ttl_ms = milliseconds(submission.deadline) + milliseconds(submission.retention)
+            stored = self.payloads.put(run_id, "input", submission.value, ttl_ms=ttl_ms)
+            sent.append((run_id, stored))
+            replies.append(self._submit(run_id, submission, stored, pipe))
         if pipe is not None:
             replies = pipe.execute()
-        return [
-            Submitted(found.decode(), cast('Literal["created", "existing", "conflict"]', what.decode()))
-            for what, found in replies
-        ]
+        return [self._submitted(*one, reply) for one, reply in zip(sent, replies, strict=True)]
 
-    def _submit(self, run_id: str, submission: Submission, pipe: Pipeline | None) -> list[bytes]:
+    def _submitted(self, run_id: str, stored: bytes, reply: list[bytes]) -> Submitted:
+        what, found = (part.decode() for part in reply)
+        if found == run_id:
+            # Also where the first reply was lost and the call was sent again: who else would know this id?
+            return Submitted(run_id, "created")
+        self.payloads.drop(run_id, stored)
+        return Submitted(found, cast('Literal["existing", "conflict"]', what))
+
+    def _submit(self, run_id: str, submission: Submission, stored: bytes, pipe: Pipeline | None) -> list[bytes]:
         facts: dict[str, object] = {
             "flow": submission.flow,
             "tenant": submission.tenant,
@@ -168,8 +178,6 @@ class RunStore:
             facts["key"] = submission.key
         if submission.plan:
             facts["steps"] = [step.model_dump(exclude_defaults=True) for step in submission.plan]
-        deadline_ms, retention_ms = milliseconds(submission.deadline), milliseconds(submission.retention)
-        stored = self.payloads.put(run_id, "input", submission.value, ttl_ms=deadline_ms + retention_ms)
         digest = ""
         if submission.key is not None:
             digest = sha256(submission.flow.encode() + b"\0" + submission.value).hexdigest()
@@ -178,8 +186,8 @@ class RunStore:
             keys.idempotency(run_id, submission.tenant, submission.key or ""),
             plan=json.dumps(facts),
             value=stored,
-            deadline_ms=deadline_ms,
-            retention_ms=retention_ms,
+            deadline_ms=milliseconds(submission.deadline),
+            retention_ms=milliseconds(submission.retention),
             dispatch_ms=self._dispatch_ms,
             refused=shorten(submission.refused),
             digest=digest,

@@ -77,6 +77,22 @@ def test_the_commands_of_a_page_exist_with_their_options(page: Path) -> None:
             assert program in {*OF_THE_SYSTEM, ""}, f"{where}: what is {program!r}?"
 
 
+@pytest.mark.parametrize(
+    "typed", ["runs lost", "submit hello --input a.json --prio high", "runs show", "runs list --status new"]
+)
+def test_a_command_of_ours_that_is_wrong_is_found(typed: str) -> None:
+    with pytest.raises(AssertionError):
+        check_ours(typed.split(), "here")
+
+
+@pytest.mark.parametrize(
+    "typed", ["-A acme worker", "-A orchestrator.app worker --queue a", "-A orchestrator.app flower --prt=1"]
+)
+def test_a_command_of_celerys_that_is_wrong_is_found(typed: str) -> None:
+    with pytest.raises(AssertionError):
+        check_celery(typed.split(), "here")
+
+
 def check_ours(arguments: list[str], where: str) -> None:
     """Parse a command of ours, as it would be when it is typed; it is not called."""
     command: Any = typer.main.get_command(app)  # of typer's own copy of click, which it does not export

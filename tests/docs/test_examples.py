@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import pytest
+from redis import Redis
 
+from orchestrator.state import keys
 from tests.docs.pages import PAGES, Block, blocks, name
 from tests.integration.fleet import Worker
-from tests.servers import on_valkey
+from tests.servers import on_valkey, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from tests.servers import Server
@@ -28,11 +31,16 @@ AGENT: Final = re.compile(r'^@agent\("([^"]+)"', re.MULTILINE)
 MODULE: Final = re.compile(r"(?!test_)(\w+)\.py")
 
 
-def has_python(page: Path) -> bool:
-    return any(block.runs or (block.file or "").endswith(".py") for block in blocks(page))
+def has_tests(page: Path) -> bool:
+    return any((block.file or "").startswith("test_") for block in blocks(page))
 
 
-@pytest.fixture(params=[pytest.param(page, id=name(page)) for page in PAGES if has_python(page)])
+def pages(wanted: Callable[[Path], bool]) -> pytest.MarkDecorator:
+    found = [pytest.param(page, id=name(page)) for page in PAGES if wanted(page)]
+    return pytest.mark.parametrize("page", found, indirect=True)
+
+
+@pytest.fixture
 def page(request: pytest.FixtureRequest) -> Path:
     found: Path = request.param
     return found
@@ -76,6 +84,7 @@ def worker(environment: dict[str, str], folder: Path) -> Iterator[Worker]:
 
 
 @on_valkey
+@pages(lambda page: any(block.runs for block in blocks(page)))
 @pytest.mark.usefixtures("worker")
 def test_the_blocks_of_a_page_run_and_print_what_it_says(page: Path, folder: Path, environment: dict[str, str]) -> None:
     # given the page's blocks, in order, as one program
@@ -95,11 +104,32 @@ def test_the_blocks_of_a_page_run_and_print_what_it_says(page: Path, folder: Pat
 
 
 @on_valkey
+@pages(has_tests)
 def test_the_tests_of_a_page_pass(page: Path, folder: Path, environment: dict[str, str]) -> None:
-    if not (tests := sorted(path.name for path in folder.glob("test_*.py"))):
-        pytest.skip("it shows none")
+    tests = sorted(path.name for path in folder.glob("test_*.py"))
     done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", *tests], folder, environment)
     assert done.returncode == 0, f"{name(page)}: {done.stdout}"
+
+
+@on_valkey
+@pages(lambda page: page.name == "submit-runs.md")
+@pytest.mark.usefixtures("worker")
+def test_the_least_message_that_the_page_shows_starts_a_run(server: Server, folder: Path) -> None:
+    # given the message as JSON, and a client that knows nothing of Celery
+    message = (folder / "message.json").read_bytes()
+    with Redis.from_url(server.url) as client:
+        # when it is put on the queue, twice
+        client.lpush("orchestrator", message)
+        result = "celery-task-meta-ticket-482"
+        wait_until(lambda: client.exists(result), TIMEOUT, "the message was worked off")
+        first = json.loads(cast("bytes", client.getdel(result)))
+        client.lpush("orchestrator", message)
+        wait_until(lambda: client.exists(result), TIMEOUT, "the second one, too")
+        # then the result is the id of a run, the same both times
+        assert first["status"] == "SUCCESS"
+        assert json.loads(cast("bytes", client.get(result)))["result"] == first["result"]
+        run = keys.run(first["result"])
+        wait_until(lambda: client.hget(run, "status") == b"completed", TIMEOUT, "the run is completed")
 
 
 def with_output(found: Sequence[Block]) -> Iterator[tuple[Block, str | None]]:

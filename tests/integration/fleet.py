@@ -293,6 +293,15 @@ class Deployment:
         """Return how many messages are in a queue or taken and not acknowledged."""
         return sum(len(self.messages(queue)) for queue in QUEUES) + self.broker.hlen("unacked")
 
+    def has_effects(self, count: int) -> bool:
+        """Whether so many effects have been made."""
+        return sum(1 for _ in self.ledger.iterdir()) >= count
+
+    def kill_server(self) -> None:
+        """End the server by SIGKILL."""
+        self.server.process.kill()
+        self.server.stop()
+
     def restart_server(self) -> None:
         """Start the server again where it was, with the data it had."""
         self.server = start_server(self.server.kind, self.server.folder, port=self.server.port, config=self.config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
@@ -136,7 +137,7 @@ def test_a_run_past_its_deadline_fails_whatever_it_is_doing(deployment: Deployme
     running = deployment.submit("held", deadline=0.5)
     waiting = deployment.submit("essay", "ask", deadline=0.5)
     for run in (queued, running, waiting):
-        with pytest.raises(RunFailed, match="the run's deadline passed before it was done|timed out after"):
+        with pytest.raises(RunFailed, match="the run's deadline passed"):
             run.result(timeout=15)
         assert run.state().reason
     # then the handler in execution was cancelled
@@ -157,13 +158,13 @@ def test_a_finished_run_leaves_after_its_retention(make: Callable[..., Deploymen
     completed.result(timeout=15)
     with pytest.raises(RunFailed):
         failed.result(timeout=15)
-    wait_until(lambda: len(deployment.client.list_runs()) == 0, 10, "the indexes are trimmed")
+    indexes = [f"{{s{shard:02x}}}:runs:{status}" for shard in range(2) for status in keys.STATUSES]
+    wait_until(lambda: not any(deployment.redis.zcard(index) for index in indexes), 10, "the indexes are trimmed")
     ids = [run.id for run in (completed, failed, cancelled)]
     left = [key.decode() for key in deployment.redis.scan_iter() if any(run in key.decode() for run in ids)]
     # then only what large values left behind is there, and it goes by itself
-    assert all(":blob:" in key and 0 < deployment.redis.pttl(key) <= 31_000 for key in left), left
-    for index in deployment.redis.scan_iter(match="{s*}:runs:*"):
-        assert not deployment.redis.zcard(index)
+    assert all((":blob:" in key or ":key:" in key) and 0 < deployment.redis.pttl(key) <= 31_000 for key in left), left
+    assert deployment.client.list_runs() == []
 
 
 @pytest.mark.parametrize("kind", ["valkey", "redis7"])
@@ -172,14 +173,10 @@ def test_50_runs_complete_through_a_kill_of_the_server(make: Callable[..., Deplo
     deployment = make(kind, config={"appendonly": "yes", "appendfsync": "everysec"})
     deployment.start_worker(concurrency=2).wait_until_ready()
     runs = deployment.client.submit_many("effects", [{"text": str(number)} for number in range(50)])
-    for kill in range(1, 3):
-        wait_until(
-            lambda kill=kill: len(list(deployment.ledger.iterdir())) >= 30 * kill, 15, f"{30 * kill} effects are made"
-        )
+    for enough in (30, 80):
+        wait_until(functools.partial(deployment.has_effects, enough), 15, f"{enough} effects are made")
         # when it is killed twice, and comes back on its data
-        deployment.server.process.kill()
-        wait_until(lambda: not deployment.server.process.is_running(), 5, "it is gone")
-        deployment.server.stop()
+        deployment.kill_server()
         deployment.restart_server()
     back_at = time.monotonic()
     # then all complete, and none failed for it

@@ -189,6 +189,19 @@ def test_killed_worker_is_restarted_and_told_and_its_run_goes_on(shell: Shell, u
     assert result.code == 0
     assert "RunCompleted" in result.out
 
+    # when: the embedded server and its keeper are killed
+    data_dir = shell.folder / ".celeriac"
+    keeper = psutil.Process(int((data_dir / "keeper.lock").read_text()))
+    killed = [keeper, *keeper.children()]
+    for process in killed:
+        process.kill()
+    server.wait_for("started  state  the embedded server answers again")
+
+    # then it is told, and nothing is lost
+    assert "died     state  the embedded server is being restarted" in server.text
+    assert shell.run("runs", "show", run_id, "--json").document["result"] == {"text": "SLOW"}
+    assert shell.run("submit", "letters", "--input", "-", "--wait", "--timeout", "30", stdin=NOTE).code == 0
+
     # when: nobody needs anything any more, SIGTERM is as good as Ctrl-C
     server.process.terminate()
 

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from orchestrator import Settings
+from orchestrator.cli import fleet
+from orchestrator.cli.fleet import Options
 from orchestrator.cli.supervisor import Change, Spec, Supervisor
 from tests.servers import wait_until
 
@@ -295,3 +298,47 @@ def is_gone(pid: int) -> bool:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+def test_fleet_is_a_pool_per_agent_one_for_starts_and_flower_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fleet, "agents", lambda: dict.fromkeys(["fleet.one", "fleet.two"]))
+    options = Options(concurrency=2, numbers={"fleet.two": 8}, flower_port=5599)
+
+    # when
+    found = {spec.name: spec for spec in fleet.specs(Settings(pool="threads"), options)}
+
+    # then
+    assert list(found) == ["fleet.one", "fleet.two", "orchestrator", "flower"]
+    assert {"--queues=fleet.one", "--concurrency=2", "--pool=threads"} <= set(found["fleet.one"].command)
+    assert "--concurrency=8" in found["fleet.two"].command
+    assert "--port=5599" in found["flower"].command
+    assert found["flower"].stage > found["fleet.one"].stage
+
+
+def test_flower_takes_its_configuration_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "flower.py").touch()
+    monkeypatch.chdir(tmp_path)
+
+    # when
+    found = fleet.specs(Settings(), Options(concurrency=1, flower_port=5599))
+
+    # then
+    assert "--conf=config/flower.py" in found[-1].command
+    assert fleet.specs(Settings(), Options(concurrency=1, flower_port=None))[-1].name == "orchestrator"
+
+
+def test_children_find_the_data_whatever_their_folder_is(tmp_path: Path) -> None:
+    # when
+    found = fleet.environment(tmp_path, ["acme.agents", "acme.more"])
+
+    # then
+    assert found["CELERIAC_DATA_DIR"] == str(tmp_path)
+    assert found["CELERIAC_AGENTS"] == "acme.agents,acme.more"

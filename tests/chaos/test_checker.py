@@ -1,0 +1,116 @@
+"""The checker finds what it is there for: a stuck run, a lost and a doubled effect, a second commit, a false state."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from orchestrator.state import keys
+from tests.integration.checks import check_all, wrong_with, wrong_with_effects
+from tests.integration.fleet import Deployment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from orchestrator import Run
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def marred(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A deployment for faults to be planted in, which nobody checks at its end."""
+    deployment = Deployment("valkey", tmp_path_factory.mktemp("marred"))
+    deployment.start_worker().wait_until_ready()
+    yield deployment
+    deployment.close()
+
+
+@pytest.fixture
+def run(marred: Deployment) -> Run:
+    """A run with nothing wrong."""
+    found = marred.submit("effects")
+    found.result(timeout=15)
+    assert wrong_with(found.state(), found.events()) == []
+    return found
+
+
+def log(deployment: Deployment, run: Run, kind: str, **facts: object) -> None:
+    """Put an event into a run's log."""
+    fields = {"type": kind, "v": "1", "at": "1", "data": json.dumps(facts)}
+    deployment.redis.xadd(keys.events(run.id), {name: value.encode() for name, value in fields.items()})
+
+
+def test_a_stuck_run_is_found(marred: Deployment) -> None:
+    run = marred.submit("only-parked")
+    assert wrong_with(run.state(), run.events()) == [f"I1: {run.id} is stuck: queued"]
+    with pytest.raises(AssertionError, match=f"{run.id} is stuck"):
+        check_all(marred)
+    run.cancel()
+    marred.broker.delete(marred.queue_key("acme.parked"))
+
+
+def test_a_failure_without_a_reason_is_found(marred: Deployment, run: Run) -> None:
+    state = run.state().model_copy(update={"status": "failed", "reason": None})
+    assert f"I1: {run.id} failed without a reason" in wrong_with(state, run.events())
+    assert not marred.notes(run, "started")
+
+
+def test_a_second_commit_is_found(marred: Deployment, run: Run) -> None:
+    log(marred, run, "StepCompleted", step="b", output="b@1")
+    found = wrong_with(run.state(), run.events())
+    assert f"I2: {run.id}/b was committed 2 times" in found
+    assert f"I2: {run.id} went on after its end: StepCompleted" in found
+
+
+def test_a_missing_commit_is_found(run: Run) -> None:
+    events = [event for event in run.events() if event.data.get("step") != "b" or event.type != "StepCompleted"]
+    assert f"I2: {run.id}/b was never committed" in wrong_with(run.state(), events)
+
+
+def test_a_second_end_is_found(marred: Deployment, run: Run) -> None:
+    log(marred, run, "RunCompleted", output="c@1")
+    assert any("ended 2 times" in line for line in wrong_with(run.state(), run.events()))
+
+
+def test_a_state_that_its_log_does_not_tell_is_found(marred: Deployment, run: Run) -> None:
+    marred.redis.hset(keys.run(run.id), "tenant", "somebody")
+    assert wrong_with(run.state(), run.events()) == [f"I3: {run.id}: fold(events) is not the projection"]
+
+
+def test_lost_doubled_and_unexpected_effects_are_found(marred: Deployment, run: Run) -> None:
+    def wrong() -> list[str]:
+        states = [state for state in marred.client.list_runs(limit=1000) if state.flow == "effects"]
+        return wrong_with_effects(marred.ledger, states)
+
+    assert wrong() == []
+    shutil.copy(marred.ledger / f"{run.id}:b:0", marred.ledger / f"{run.id}:b:another-key")
+    assert wrong() == [f"I5: 2 times the effect: {run.id} b 0"]
+    for path in marred.ledger.glob(f"{run.id}:b:*"):
+        path.unlink()
+    assert wrong() == [f"I5: lost effect: {run.id} b 0"]
+    (marred.ledger / "stranger").write_text(f"{run.id} x 0")
+    assert f"I5: unexpected effect: {run.id} x 0" in wrong()
+
+
+@pytest.mark.parametrize("index", [keys.leases, keys.timers, keys.ready])
+def test_an_index_entry_that_stays_is_found(marred: Deployment, run: Run, index: object) -> None:
+    assert callable(index)
+    name = str(index(keys.shard_of(run.id)))
+    # far ahead, so that the caretaker leaves it alone
+    marred.redis.zadd(name, {keys.member(run.id, "b"): 9e15})
+    marred.checked.update(found.id for found in marred.client.list_runs(limit=1000))
+    with pytest.raises(AssertionError, match="index entries of runs that have ended"):
+        check_all(marred)
+    marred.redis.zrem(name, keys.member(run.id, "b"))
+
+
+def test_a_key_without_expiry_is_found(marred: Deployment) -> None:
+    marred.checked.update(found.id for found in marred.client.list_runs(limit=1000))
+    marred.redis.set("stray", "1")
+    with pytest.raises(AssertionError, match="stray"):
+        check_all(marred)
+    marred.redis.delete("stray")
