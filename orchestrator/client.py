@@ -43,7 +43,7 @@ ANY: Final = TypeAdapter[Any](Any)  # what a run returned whose flow is not know
 def describe(error: ValidationError) -> str:
     """Say in one line what does not fit, without the input itself."""
     found = [
-        f"{'.'.join(str(part) for part in item['loc']) or 'input'}: {item['msg']}"
+        f"{'.'.join(str(part) for part in item['loc']) or 'input'}: {item['msg'].removeprefix('Value error, ')}"
         for item in error.errors(include_url=False, include_input=False, include_context=False)
     ]
     more = f" (and {len(found) - MAX_PROBLEMS} more)" if len(found) > MAX_PROBLEMS else ""
@@ -94,6 +94,8 @@ class Run:
             RunNotFound: there is no such run.
             TimeoutError: `timeout` seconds have passed and the run has not ended.
         """
+        if not self._store.exists(self.id):
+            raise RunNotFound(self.id)
         until = None if timeout is None else time.monotonic() + timeout
         last = "-"
         while True:

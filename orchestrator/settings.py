@@ -6,6 +6,7 @@ import os
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -78,9 +79,17 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis_scheme(cls, value: SecretStr | None) -> SecretStr | None:
-        if value and value.get_secret_value().split("://")[0] not in {"redis", "rediss", "unix"}:
+        if value is None:
+            return None
+        parts = urlsplit(value.get_secret_value())
+        if parts.scheme not in {"redis", "rediss", "unix"}:
             msg = "must start with redis://, rediss:// or unix://"
             raise ValueError(msg)
+        try:
+            _ = parts.port
+        except ValueError:
+            msg = "has a port that is no number from 0 to 65535"
+            raise ValueError(msg) from None
         return value
 
     @model_validator(mode="after")
@@ -118,7 +127,10 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors())
+        wrong = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors()
+        )
         msg = f"{wrong}; correct it in the environment (CELERIAC_<NAME>) or the settings file"
         raise InvalidSettings(msg) from None
     except ValueError as error:  # tomllib's errors are ValueErrors

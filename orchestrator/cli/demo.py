@@ -7,6 +7,8 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 app = command_app()
 
+PROGRAM: Final = "celeriac"
 ROOM: Final = "workers"  # the package of the reference flows, beside the current folder
 STALLED: Final = 120.0  # s without any progress after which it is given up
 DEATHS: Final = 3  # of one pool in a row after which it is given up
@@ -272,6 +275,7 @@ def closing_lines(document: dict[str, Any], flower: str) -> list[str]:
         f"{duration(document['p50'])} at p50, {duration(document['p95'])} at p95; "
         f"{document['total_seconds']:.1f} s in all"
     )
+    program = program_name()
     words = {"waiting": "wait for a person"}
     outcomes = ", ".join(f"{number} {words.get(status, status)}" for status, number in document["outcomes"].items())
     lines = [
@@ -287,13 +291,23 @@ def closing_lines(document: dict[str, Any], flower: str) -> list[str]:
         lines += ["", f"waiting for a person ({len(waiting)}):"]
         lines += [f"  {item['run']}  {item['question']}" for item in waiting[:SHOWN]]
         if len(waiting) > SHOWN:
-            lines.append(f"  ... and {len(waiting) - SHOWN} more: celeriac runs list --status waiting")
+            lines.append(f"  ... and {len(waiting) - SHOWN} more: {program} runs list --status waiting")
     lines += ["", "what to type next:"]
     if waiting:
         first = waiting[0]
-        lines.append(f"  celeriac runs approve {first['run']} --step {first['step']} --note 'looks fine'")
+        lines.append(f"  {program} runs approve {first['run']} --step {first['step']} --note 'looks fine'")
     lines += [
-        f"  celeriac runs list --tag demo={document['tag']}",
-        f"  celeriac up                 # goes on with what waits; Flower at {flower}",
+        f"  {program} runs list --tag demo={document['tag']}",
+        f"  {program} up                 # goes on with what waits; Flower at {flower}",
     ]
     return lines
+
+
+def program_name() -> str:
+    """Return what to type for this command: `.venv/bin/celeriac` where that is not on the search path."""
+    typed = Path(sys.argv[0])
+    if typed.name != PROGRAM or shutil.which(PROGRAM) == str(typed.absolute()):
+        return PROGRAM
+    with contextlib.suppress(ValueError):
+        return str(typed.absolute().relative_to(Path.cwd()))
+    return str(typed)

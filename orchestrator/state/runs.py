@@ -27,6 +27,7 @@ Verdict = Literal["complete", "revise", "fallback", "wait"]
 LONGEST_REDISPATCH_MS: Final = 300_000
 DUE_LIMIT: Final = 500
 MAX_REASON: Final = 500
+MAX_TEXT: Final = 8000
 
 
 def milliseconds(seconds: float) -> int:
@@ -34,11 +35,16 @@ def milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
+def bounded(text: str, limit: int = MAX_TEXT) -> str:
+    """Bound what a gate or a handler says; it goes into the log and into every reader of the run."""
+    # An undecodable file name in an exception holds what UTF-8 cannot: it must not fail what records it.
+    clean = text.encode(errors="replace").decode()
+    return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
+
+
 def shorten(reason: str) -> str:
-    """Bound a reason: it goes into the log, into Flower and onto screens."""
-    # An undecodable file name in an exception holds what UTF-8 cannot; the step must fail of the first error alone.
-    flat = " ".join(reason.encode(errors="replace").decode().split())
-    return flat if len(flat) <= MAX_REASON else f"{flat[: MAX_REASON - 1]}…"
+    """Bound a reason to one short line: it goes into Flower and onto screens too."""
+    return bounded(" ".join(reason.split()), MAX_REASON)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +260,7 @@ class RunStore:
         self.payloads.check(f"the output of {begun.step.name!r}", value)
         name = f"{begun.step.name}@{begun.step.begins}"
         stored = self.payloads.put(begun.run_id, f"{name}-{begun.fence}", value, ttl_ms=begun.ttl_ms)
+        said = {key: bounded(fact) if isinstance(fact, str) else fact for key, fact in (details or {}).items()}
         reply = self._scripts.commit(
             begun.run_id,
             begun.step.name,
@@ -261,7 +268,7 @@ class RunStore:
             name=name,
             value=stored,
             verdict=verdict,
-            details=json.dumps(details or {}),
+            details=json.dumps(said),
             dispatch_ms=self._dispatch_ms,
         )
         committed = _committed(reply)
@@ -279,13 +286,13 @@ class RunStore:
         """Settle a waiting gate; without a choice its default, where its time has come."""
         return _committed(
             self._scripts.decide(
-                run_id, step, choice=choice or "", by=by, note=shorten(note), dispatch_ms=self._dispatch_ms
+                run_id, step, choice=choice or "", by=shorten(by), note=shorten(note), dispatch_ms=self._dispatch_ms
             )
         )
 
     def cancel(self, run_id: str, *, reason: str, by: str) -> str:
         """Cancel a run. Returns `cancelled`, `closed` (it has ended) or `gone`."""
-        return self._scripts.cancel(run_id, status="cancelled", reason=shorten(reason), by=by).decode()
+        return self._scripts.cancel(run_id, status="cancelled", reason=shorten(reason), by=shorten(by)).decode()
 
     # The caretaker's
 

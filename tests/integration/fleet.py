@@ -60,6 +60,7 @@ QUEUES: Final = (
     "acme.prepare",
     "acme.effect",
     "acme.effect-sync",
+    "acme.labour",
 )
 """All of acme's but `acme.parked`."""
 

@@ -35,6 +35,10 @@ HOUR_MS: Final = 3_600_000
 MAX_RUNS: Final = 2
 MAX_STEPS: Final = 5
 CLAIM_BYTES: Final = 1024
+LIMITS: Final = {"claim_check_bytes": CLAIM_BYTES, "max_attempts": 3, "lease": 3600.0, "dispatch_timeout": 3600.0}
+"""For the settings of the machine's store: sizes and counts that are soon reached, times that never are."""
+LIMITS: Final = {"claim_check_bytes": CLAIM_BYTES, "max_attempts": 3, "lease": 3600.0, "dispatch_timeout": 3600.0}
+"""For the settings of the machine's store: sizes and counts that are soon reached, times that never are."""
 FALLBACK: Final = "fallback"
 
 
@@ -88,7 +92,7 @@ class Runs(RuleBasedStateMachine):
     The machine.
 
     Args:
-        store: of the runs; its server is emptied for every example.
+        store: of the runs, with LIMITS in its settings; its server is emptied for every example.
     """
 
     runs = Bundle("runs")

@@ -14,7 +14,7 @@ from orchestrator.state import keys, scripts
 from orchestrator.state.runs import Begun, RunStore, Submission
 from tests.servers import no_key_left_without_ttl_or_declaration, on_valkey
 from tests.state.invariants import look, problems
-from tests.state.machine import CLAIM_BYTES, Runs
+from tests.state.machine import CLAIM_BYTES, LIMITS, Runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ LARGE = json.dumps("x" * CLAIM_BYTES).encode()
 
 @pytest.fixture
 def store(redis_client: Redis, settings: Settings) -> RunStore:
-    return RunStore(redis_client, settings.model_copy(update={"claim_check_bytes": CLAIM_BYTES}))
+    return RunStore(redis_client, settings.model_copy(update=LIMITS))
 
 
 def queued(store: RunStore) -> str:
@@ -151,7 +151,7 @@ def test_a_fault_planted_in_a_script_is_found_by_the_state_machine(
         return text.replace(line, instead) if name == script else text
 
     monkeypatch.setattr(scripts, "source", source)
-    store = RunStore(redis_client, settings.model_copy(update={"claim_check_bytes": CLAIM_BYTES, "max_attempts": 3}))
+    store = RunStore(redis_client, settings.model_copy(update=LIMITS))
 
     # when the machine runs, then it finds it
     with pytest.raises((AssertionError, KeyError)):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
 from orchestrator.state.runs import RunStore
-from tests.state.machine import CLAIM_BYTES, Runs
+from tests.state.machine import LIMITS, Runs
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 def test_a_run_agrees_with_its_log_whatever_arrives_in_whatever_order(
     server: Server, redis_client: Redis, settings: Settings
 ) -> None:
-    # given small limits, so that they are reached
-    small = settings.model_copy(update={"claim_check_bytes": CLAIM_BYTES, "max_attempts": 3})
-    store = RunStore(redis_client, small)
+    # given a store of runs
+    store = RunStore(redis_client, settings.model_copy(update=LIMITS))
 
     # when everything that can happen does, in orders that Hypothesis chooses, then nothing that must hold is broken
     run_state_machine_as_test(

@@ -117,7 +117,7 @@ def test_a_model_with_aliases_reaches_its_agent_as_it_was(client: Client, value:
 
     # then the worker can read it
     stored = client.store.value(run.id, "input") or b""
-    assert aliasing.input.validate_json(stored) == Aliased(body="b", tag="t")
+    assert aliasing.input.validate_json(stored, by_alias=True, by_name=True) == Aliased(body="b", tag="t")
 
 
 # Idempotency keys
@@ -269,12 +269,13 @@ def test_one_bad_input_among_many_creates_none(redis_client: Redis, settings: Se
         ({"flow": summing, "input": ["x"] * 9}, "0: Input should be a valid integer"),
         ({"priority": "urgent"}, "priority must be high, normal or low, not 'urgent'"),
         ({"priority": []}, "priority must be"),
+        ({"priority": "x" * 5000}, "priority must be"),
         ({"deadline": 0}, "deadline must be seconds"),
         ({"deadline": -1.0}, "deadline must be seconds"),
         ({"deadline": float("nan")}, "deadline must be seconds"),
         ({"deadline": float("inf")}, "deadline must be seconds"),
         ({"deadline": 10**9}, "deadline must be seconds"),
-        ({"deadline": "60"}, "deadline must be seconds"),
+        ({"deadline": "60" * 5000}, "deadline must be seconds"),
         ({"deadline": True}, "deadline must be seconds"),
         ({"tenant": ""}, "tenant must be a text"),
         ({"tenant": None}, "tenant must be a text"),

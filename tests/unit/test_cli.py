@@ -409,6 +409,23 @@ def test_closing_text_of_a_demo_has_the_report_the_times_and_what_to_type_next()
     assert "celeriac runs approve 01abc --step shout" in text
 
 
+def test_command_to_type_is_a_path_where_it_is_not_on_the_search_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given
+    program = tmp_path / ".venv" / "bin" / "celeriac"
+    program.parent.mkdir(parents=True)
+    program.touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+
+    # then
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert demo.program_name() == ".venv/bin/celeriac"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert demo.program_name() == "celeriac"
+
+
 def test_view_on_a_terminal_has_stages_reasons_and_how_to_decide() -> None:
     # given
     steps = (

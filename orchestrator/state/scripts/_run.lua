@@ -51,7 +51,8 @@ end
 local function set_status(from, to)
   if from ~= to then
     redis.call('ZREM', INDEX[from], ID)
-    redis.call('ZADD', INDEX[to], NOW, ID)
+    -- By submission, however late it came to this status: lists give the newest runs first.
+    redis.call('ZADD', INDEX[to], redis.call('HGET', RUN, 'created_ms'), ID)
     redis.call('HSET', RUN, 'status', to)
   end
 end

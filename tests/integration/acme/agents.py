@@ -148,3 +148,12 @@ def effect_sync(ctx: Context, doc: Doc) -> Doc:
     effect(ctx)
     note(ctx, f"effect-{ctx.step}")
     return doc.via(ctx.step)
+
+
+@agent("acme.labour")
+async def labour(ctx: Context, doc: Doc) -> Doc:
+    """Work for a while, with the effect in the middle of it."""
+    await asyncio.sleep(POLL)
+    effect(ctx)
+    await asyncio.sleep(POLL)
+    return doc.via(ctx.step)

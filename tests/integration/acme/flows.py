@@ -14,6 +14,7 @@ from .agents import (
     first,
     hold,
     hold_sync,
+    labour,
     late,
     late_sync,
     liar,
@@ -93,3 +94,4 @@ nested = Pipeline("nested", [first, Stage(inner, gate=Gate(judge, max_revisions=
 effects = Pipeline(
     "effects", [Stage(effect_async, name="a"), Stage(effect_sync, name="b"), Stage(effect_async, name="c")]
 )
+labours = Pipeline("labours", [Stage(labour, name="a"), Stage(labour, name="b"), Stage(labour, name="c")])
