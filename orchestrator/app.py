@@ -12,7 +12,7 @@ from celery import Celery
 from orchestrator.agent import load_agents
 from orchestrator.broker import celery_config
 from orchestrator.runtime.caretaker import CaretakerStep
-from orchestrator.runtime.tasks import register_tasks, routes
+from orchestrator.runtime.tasks import queues, register_tasks, routes
 from orchestrator.settings import Settings, get_settings
 
 __all__ = ["app", "create_app"]
@@ -22,7 +22,7 @@ def create_app(settings: Settings) -> Celery:
     """Return the app that workers and Flower run: every agent's task, its queue, the caretaker."""
     load_agents(settings.agents)
     made = Celery("celeriac")
-    made.add_defaults(lambda: celery_config(settings) | {"task_routes": routes()})
+    made.add_defaults(lambda: celery_config(settings) | {"task_routes": routes(), "task_queues": queues()})
     made.steps["worker"].add(CaretakerStep)
     register_tasks(made)
     return made

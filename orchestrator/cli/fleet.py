@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 APP: Final = "orchestrator.app"
 FLOWER: Final = "flower"
 FLOWER_CONFIG: Final = Path("config/flower.py")
-FLOWER_OPTIONS: Final = ("--max_tasks=10000", "--purge_offline_workers=60")  # where that file is not there
+FLOWER_OPTIONS: Final = (  # where that file is not there
+    "--max_tasks=10000",
+    "--purge_offline_workers=60",
+    "--tasks_columns=name,uuid,state,kwargs,result,received,runtime,worker",
+    "--read_only",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,8 +54,8 @@ def compile_canvas(app: Celery, state: RunState) -> Signature | None:
     ]
     if not links:
         return None
-    if state.status == "queued" and steps[0].dispatches == 1:
-        # The run's very first message: the root that Flower links every execution to is a page that exists.
+    if state.status == "queued":
+        # Nothing has begun: the root that Flower links every execution to shall be a page that exists.
         links[0].set(task_id=state.id)
     return chain(*links, app=app)
 

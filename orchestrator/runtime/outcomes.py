@@ -23,7 +23,7 @@ class StepOutcome(Ignore):
 
 
 class StepSuperseded(StepOutcome):
-    """A duplicate, late or misdirected delivery: refused, nothing was changed. REJECTED in Flower."""
+    """A duplicate, late, misdirected or misshapen delivery: refused, nothing was changed. REJECTED in Flower."""
 
     event = "task-rejected"
 

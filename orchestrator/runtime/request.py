@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from celery.utils.saferepr import saferepr
 from celery.worker.request import Request
 
 from orchestrator.runtime.outcomes import StepOutcome
@@ -48,3 +49,15 @@ def _facts(outcome: StepOutcome) -> dict[str, object]:
         # STARTED for ever.
         return {"state": "REJECTED", "exception": str(outcome)}
     return {"exception": str(outcome), "traceback": ""}
+
+
+class StartRequest(StepRequest):
+    """A request to start a run, shown without its input, of which the message's own repr holds the beginning."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        given = self._kwargs if isinstance(self._kwargs, dict) else {}
+        flow = given.get("flow", next(iter(self._args or ()), None))
+        shown = {"flow": flow, "key": given.get("key")}
+        self._argsrepr = "()"
+        self._kwargsrepr = saferepr({name: value for name, value in shown.items() if value is not None}, maxlen=256)

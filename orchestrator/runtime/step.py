@@ -21,7 +21,7 @@ from orchestrator.patterns.canvas import publish
 from orchestrator.patterns.flow import flows
 from orchestrator.patterns.pipeline import Decision
 from orchestrator.runtime.outcomes import StepAgain, StepClosed, StepSuperseded
-from orchestrator.state.runs import Begun, Committed, Refused, milliseconds
+from orchestrator.state.runs import Begun, Committed, Refused, milliseconds, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -81,22 +81,24 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
     begun = process.store.begin(run_id, step, agent=agent.name, nonce=secrets.token_hex(8), worker=process.name)
     if isinstance(begun, Refused):
         raise _refusal(begun.why)
+    cause: BaseException | None = None
     try:
         judged = _work(agent, process, begun)
         if judged.reject is None:
             committed = process.store.commit(begun, judged.value, judged.verdict, judged.details)
-            return _carry_on(task, process, begun, committed)
+            return _carry_on(task, process, begun, judged, committed)
         reason = judged.reject
     except StepLost:
         raise StepClosed("the run has ended, or the step's lease was lost") from None
     except AgentFailed as failed:
-        reason = failed.args[1]
+        reason, cause = failed.args[1], failed.__cause__
     except PayloadTooLarge as error:
         reason = str(error)
     outcome = process.store.fail(begun, reason)
     if outcome != "failed":
         raise _refusal(outcome)
-    raise AgentFailed(step, reason)
+    # With its cause, so that Flower's traceback leads to the agent's line.
+    raise AgentFailed(step, reason) from cause
 
 
 def _refusal(why: str) -> StepSuperseded | StepClosed:
@@ -189,7 +191,7 @@ def _judge(agent: Agent[Any, Any], begun: Begun, output: object) -> Judged:
             return Judged(value, reject=f"rejected by its gate: {decision.reason}")
 
 
-def _carry_on(task: Task, process: WorkerProcess, begun: Begun, committed: Committed) -> str:
+def _carry_on(task: Task, process: WorkerProcess, begun: Begun, judged: Judged, committed: Committed) -> str:
     """
     Let what the commit made ready follow.
 
@@ -205,7 +207,10 @@ def _carry_on(task: Task, process: WorkerProcess, begun: Begun, committed: Commi
     if committed.what in {"next", "again"}:
         publish(task.app, process.store.load(begun.run_id))
     if committed.what == "again":
-        raise StepAgain(f"sent back by its gate: {committed.step} runs again")
+        details = judged.details or {}
+        fallback = details.get("agent")
+        why = shorten(str(details.get("reason" if fallback else "feedback", "")))
+        raise StepAgain(f"falls back to {fallback}: {why}" if fallback else f"{committed.step} runs again: {why}")
     return {"waiting": "waiting for a person", "finished": "completed, the run is done"}.get(
         committed.what, f"completed → {committed.step}"
     )

@@ -6,12 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
-from celery.exceptions import Reject
+from kombu import Exchange, Queue
 
 from orchestrator.agent import agents
 from orchestrator.broker import START_QUEUE, START_TASK
 from orchestrator.client import Client
 from orchestrator.errors import AgentFailed
+from orchestrator.runtime.outcomes import StepSuperseded
 from orchestrator.runtime.process import current
 from orchestrator.runtime.step import execute
 from orchestrator.state import keys
@@ -38,12 +39,25 @@ def register_tasks(app: Celery) -> None:
     """Give a Celery app the task of every registered agent, and `orchestrator.start`."""
     for agent in agents().values():
         _register_agent(app, agent)
-    app.task(name=START_TASK, bind=True, ignore_result=False, acks_late=True, reject_on_worker_lost=True)(start)
+    app.task(
+        name=START_TASK,
+        bind=True,
+        ignore_result=False,
+        acks_late=True,
+        reject_on_worker_lost=True,
+        Request="orchestrator.runtime.request:StartRequest",
+    )(start)
 
 
 def routes() -> dict[str, dict[str, str]]:
     """Return which queue each task belongs to: an agent's is named after it."""
     return {START_TASK: {"queue": START_QUEUE}, **{name: {"queue": name} for name in agents()}}
+
+
+def queues() -> list[Queue]:
+    """Return every queue; a worker without -Q consumes them all."""
+    names = (START_QUEUE, *agents())
+    return [Queue(name, Exchange(name, type="direct"), routing_key=name) for name in names]
 
 
 def _register_agent(app: Celery, agent: Agent[Any, Any]) -> None:
@@ -52,7 +66,7 @@ def _register_agent(app: Celery, agent: Agent[Any, Any]) -> None:
             reason = "an agent's message holds a run and a step; enqueue with Client.submit or orchestrator.start"
             held = {"args": args, "run": run, "step": step, **others}
             current().dead.add(queue=agent.name, reason=reason, body=json.dumps(held, default=repr).encode())
-            raise Reject(reason, requeue=False)
+            raise StepSuperseded(reason)
         return execute(self, agent, current(), run, step)
 
     # Async handlers have their own timeout; the pool's interrupts what blocks, where it can.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT: Final = 5.0
 SOCKET_TIMEOUT: Final = 15.0
+MAX_CONNECTIONS: Final = 10_000  # a pool of threads has one under way each; redis-py's 100 would fail the 101st
 RETRY_BASE: Final = 0.05
 RETRY_CAP: Final = 2.0
 
@@ -63,5 +64,6 @@ def connect(settings: Settings, *, retry: float | None = None) -> Redis:
             supported_errors=(RedisConnectionError, RedisTimeoutError, BusyLoadingError),
         ),
         client_name="celeriac",
+        max_connections=MAX_CONNECTIONS,
         **tcp,
     )

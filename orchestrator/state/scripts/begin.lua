@@ -13,10 +13,10 @@ Atomic    state, lease, fence and event together: a second delivery between them
 local step, nonce = ARGV[1], ARGV[2]
 local status, deadline_ms, retention_ms, priority, rec = run_fields(step)
 if not status or not rec then return {'gone'} end
+if rec.status == 'completed' then return {'done'} end
 if not live(status) or deadline_ms <= NOW then return {'closed'} end
 local again = rec.status == 'running' and string.match(rec.fence, '%-(.*)$') == nonce
 if not again then
-  if rec.status == 'completed' then return {'done'} end
   if rec.status == 'running' then return {'held'} end
   if rec.status ~= 'ready' then return {'early'} end
   if rec.agent ~= ARGV[5] then return {'moved'} end
