@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -81,3 +82,11 @@ def no_key_left(redis_client: Redis) -> Iterator[None]:
     """Check after the test that each key left behind has a TTL or is declared permanent."""
     yield
     no_key_left_without_ttl_or_declaration(redis_client)
+
+
+@pytest.fixture
+def registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registers of agents and flows of the test's own, empty."""
+    # By sys.modules: the package's attribute of that name is the decorator.
+    monkeypatch.setattr(sys.modules["orchestrator.agent"], "_agents", {})
+    monkeypatch.setattr(sys.modules["orchestrator.patterns.flow"], "_flows", {})

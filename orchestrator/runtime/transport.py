@@ -84,10 +84,16 @@ class QoS(kombu_redis.QoS):
     def restore_unacked(self, client: redis.Redis | None = None) -> None:
         """Put everything back that was delivered and not begun: the worker stops, or its connection is gone."""
         steps, self._steps = self._steps, {}
-        for tag, message in steps.items():
-            self._put_back(message)
+        for tag in steps:
             self._delivered.pop(tag, None)
-        super().restore_unacked(client)
+        try:
+            for message in steps.values():
+                self._put_back(message)
+            super().restore_unacked(client)
+        except redis.RedisError as error:
+            # Redis is away: a dispatch deadline brings back each step, the visibility timeout everything else.
+            logger.warning("deliveries not put back, they come back by themselves: %s", error)
+            self._delivered.clear()
 
     def _put_back(self, message: Message) -> None:
         delivery = message.delivery_info
@@ -119,6 +125,14 @@ class Channel(kombu_redis.Channel):
             if client is None or client.connection_pool is not self.pool:
                 client = self._lent = self._create_client()
         yield client
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, object]:  # noqa: FBT001, FBT002  kombu's signature
+        # A channel closed after its connection has no address any more; kombu fails on None, which ends the worker.
+        if self.connection.client is None:
+            msg = "the connection is closed"
+            raise redis.ConnectionError(msg)
+        found: dict[str, object] = super()._connparams(asynchronous=asynchronous)
+        return found
 
     def _get_client(self) -> Callable[..., redis.Redis]:
         client: Callable[..., redis.Redis] = super()._get_client()

@@ -1,0 +1,368 @@
+"""What can be an agent, what it is given, and how it registers."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from pydantic import BaseModel
+
+from orchestrator import Agent, Context, agent
+from orchestrator.agent import agents, load_agents
+from orchestrator.errors import AgentsNotFound, DuplicateName, InvalidAgent
+from orchestrator.testing import fake_context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("registries")
+
+
+class Text(BaseModel):
+    """What the agents here take and give."""
+
+    text: str = ""
+
+
+class Opaque:
+    """Nothing that pydantic could read."""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Path]]:
+    """Write a module that can be imported; it is forgotten when the test is over."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = set(sys.modules)
+
+    def write(name: str, source: str) -> Path:
+        path = tmp_path / f"{name}.py"
+        path.write_text(source)
+        importlib.invalidate_caches()
+        return path
+
+    yield write
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+# What can be an agent
+
+
+def test_the_context_may_be_left_out() -> None:
+    # given handlers with and without a context
+    @agent("a.with")
+    def with_context(ctx: Context, text: Text) -> Text:
+        return Text(text=text.text + ctx.step)
+
+    @agent("a.without")
+    def without(text: Text) -> Text:
+        return text
+
+    # then each knows what it takes
+    assert (with_context.takes_context, without.takes_context) == (True, False)
+    assert (with_context.input_type, with_context.output_type) == (Text, Text)
+    assert (without.input_type, without.output_type) == (Text, Text)
+
+
+def test_an_agent_is_called_like_its_function() -> None:
+    # given a sync and an async agent
+    @agent("a.sync")
+    def double(text: Text) -> Text:
+        return Text(text=text.text * 2)
+
+    @agent("a.async")
+    async def mark(ctx: Context, text: Text) -> Text:
+        await asyncio.sleep(0)
+        return Text(text=f"{text.text}@{ctx.step}")
+
+    # when they are called without a broker
+    doubled = double(Text(text="x"))
+    marked = asyncio.run(mark(fake_context(step="here"), text=doubled))
+
+    # then they do what the functions do
+    assert marked == Text(text="xx@here")
+    assert (double.is_async, mark.is_async) == (False, True)
+
+
+def test_an_agent_keeps_its_functions_name_and_documentation() -> None:
+    @agent("a.documented", timeout=7.5)
+    def summarise(text: Text) -> Text:
+        """Say it in fewer words."""
+        return text
+
+    assert (summarise.__name__, summarise.__doc__) == ("summarise", "Say it in fewer words.")
+    assert summarise.where.startswith(f"{__file__}:")
+    assert (summarise.name, summarise.timeout, repr(summarise)) == ("a.documented", 7.5, "<agent a.documented>")
+
+
+def test_any_type_that_pydantic_knows_goes_in_and_out() -> None:
+    @agent("a.plain")
+    def count(words: dict[str, list[int]]) -> int | None:
+        return len(words) or None
+
+    assert count.input.validate_json('{"a": ["1"]}') == {"a": [1]}
+    assert count.output.dump_json(None) == b"null"
+
+
+def no_input() -> Text:
+    return Text()
+
+
+def two_inputs(text: Text, other: Text) -> Text:
+    return Text(text=text.text + other.text)
+
+
+def context_alone(ctx: Context) -> Text:
+    return Text(text=ctx.step)
+
+
+def context_second(text: Text, ctx: Context) -> Text:
+    return Text(text=text.text + ctx.step)
+
+
+def many_inputs(*texts: Text) -> Text:
+    return texts[0]
+
+
+def keywords(**texts: Text) -> Text:
+    return texts["a"]
+
+
+def keyword_only(*, text: Text) -> Text:
+    return text
+
+
+def unannotated(text) -> Text:  # type: ignore[no-untyped-def]  # noqa: ANN001  what is wrong with it
+    return text  # type: ignore[no-any-return]
+
+
+def no_output(text: Text):  # type: ignore[no-untyped-def]  # noqa: ANN201  what is wrong with it
+    return text
+
+
+def opaque(text: Opaque) -> Text:
+    return Text(text=str(text))
+
+
+def opaque_output(text: Text) -> Opaque:
+    raise NotImplementedError(text)
+
+
+ONE_INPUT = "the handler takes an optional `ctx: Context` and one input, nothing else"
+
+
+@pytest.mark.parametrize(
+    ("handler", "why"),
+    [
+        (no_input, ONE_INPUT),
+        (two_inputs, ONE_INPUT),
+        (context_alone, ONE_INPUT),
+        (context_second, ONE_INPUT),
+        (many_inputs, ONE_INPUT),
+        (keywords, ONE_INPUT),
+        (keyword_only, ONE_INPUT),
+        (unannotated, "annotate the input 'text' with a pydantic model"),
+        (no_output, "annotate the output: `-> SomeModel`"),
+        (opaque, "pydantic cannot handle"),
+        (opaque_output, "pydantic cannot handle"),
+    ],
+)
+def test_a_handler_that_cannot_be_an_agent_is_an_error_that_names_the_file(
+    handler: Callable[..., Text], why: str
+) -> None:
+    with pytest.raises(InvalidAgent) as invalid:
+        agent("a.bad")(handler)
+
+    message = str(invalid.value)
+    assert message.startswith(f"agent 'a.bad' ({__file__}:")
+    assert why in message
+    assert len(message.splitlines()) == 1
+    assert agents() == {}
+
+
+class Handler:
+    """Can be called, yet is no function."""
+
+    def __call__(self, text: Text) -> Text:
+        return text
+
+
+@pytest.mark.parametrize("handler", [functools.partial(two_inputs, Text()), Handler(), Handler, len])
+def test_what_is_no_plain_function_cannot_be_an_agent(handler: Callable[..., Text]) -> None:
+    with pytest.raises(InvalidAgent, match="plain function"):
+        agent("a.bad")(handler)
+
+
+def plain(text: Text) -> Text:
+    return text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "Upper", "9first", ".dot", "-dash", "with space", "with/slash", "ümlaut", "new\nline", "x" * 101, "a|b"),
+        *("orchestrator", "celery"),
+    ],
+)
+def test_a_name_that_does_not_fit_is_refused(name: str) -> None:
+    with pytest.raises(InvalidAgent, match="a name is lower-case letters"):
+        agent(name)(plain)
+
+
+@pytest.mark.parametrize("name", ["a", "moderation.classify", "a-b_c.d9", "x" * 100])
+def test_a_name_that_fits_is_the_agents(name: str) -> None:
+    made = agent(name)(plain)
+
+    assert agents() == {name: made}
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf")])
+def test_a_timeout_is_a_number_of_seconds(timeout: float) -> None:
+    with pytest.raises(InvalidAgent, match="timeout must be"):
+        agent("a.bad", timeout=timeout)(plain)
+
+
+# Registering
+
+
+def test_two_functions_with_one_name_are_an_error_that_names_both_files(module: Callable[[str, str], Path]) -> None:
+    # given an agent of another module
+    source = "from orchestrator import agent\n\n@agent('shop.price')\ndef price(x: int) -> int:\n    return x\n"
+    other = module("first_shop", source)
+    importlib.import_module("first_shop")
+
+    # when a second one takes its name
+    with pytest.raises(DuplicateName) as duplicate:
+
+        @agent("shop.price")
+        def price(text: Text) -> Text:
+            return text
+
+    # then both places are named
+    assert f"{other}:3" in str(duplicate.value)
+    assert f"{__file__}:" in str(duplicate.value)
+    assert "rename one" in str(duplicate.value)
+
+
+def test_a_module_imported_a_second_time_is_no_second_agent(module: Callable[[str, str], Path]) -> None:
+    # given a module that has been imported
+    source = "from orchestrator import agent\n\n@agent('shop.price')\ndef price(x: int) -> int:\n    return x\n"
+    path = module("shop", source)
+    first = importlib.import_module("shop")
+
+    # when the same file is imported again, as `python -m` does under another name
+    spec = importlib.util.spec_from_file_location("shop_again", path)
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    importlib.reload(first)
+
+    # then there is one agent
+    assert list(agents()) == ["shop.price"]
+
+
+def test_a_type_imported_for_type_checking_alone_is_an_error_that_says_so(module: Callable[[str, str], Path]) -> None:
+    # given a module whose agent takes a type that is not there when it runs
+    path = module(
+        "shop",
+        "from __future__ import annotations\n"
+        "from typing import TYPE_CHECKING\n"
+        "from orchestrator import agent\n"
+        "if TYPE_CHECKING:\n"
+        "    from decimal import Decimal\n"
+        "@agent('shop.price')\n"
+        "def price(x: Decimal) -> int:\n"
+        "    return 1\n",
+    )
+
+    # when it is loaded
+    with pytest.raises(InvalidAgent) as invalid:
+        load_agents(["shop"])
+
+    # then the message names file, type and remedy
+    assert f"{path}:6" in str(invalid.value)
+    assert "Decimal" in str(invalid.value)
+    assert "import the type outside `if TYPE_CHECKING`" in str(invalid.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        (None, "ModuleNotFoundError: No module named 'shop'"),
+        ("import nothing_of_the_kind", "ModuleNotFoundError: No module named 'nothing_of_the_kind'"),
+        ("def broken(:\n    pass", "SyntaxError"),
+        ("raise ValueError('first line\\nsecond line')", "ValueError: first line second line"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_an_error_that_says_why(
+    module: Callable[[str, str], Path], source: str | None, why: str
+) -> None:
+    # given a module that cannot be imported
+    module("other" if source is None else "shop", source or "")
+
+    # when it is loaded
+    with pytest.raises(AgentsNotFound) as not_found:
+        load_agents(["shop"])
+
+    # then one line names it, and what to do
+    message = str(not_found.value)
+    assert message.startswith("cannot import 'shop', named in CELERIAC_AGENTS")
+    assert why in message
+    assert "correct the name" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_agents_are_given_in_the_order_of_their_names_and_cannot_be_added_to() -> None:
+    for name in ("b", "a", "c"):
+        agent(name)(plain)
+
+    found = agents()
+    found.clear()
+
+    assert list(agents()) == ["a", "b", "c"]
+    assert all(isinstance(one, Agent) for one in agents().values())
+
+
+# The context
+
+
+def test_the_idempotency_key_is_the_same_for_every_attempt_and_another_for_every_revision() -> None:
+    first, again = fake_context(step="s", attempt=1), fake_context(step="s", attempt=2)
+    revised, elsewhere = fake_context(step="s", revision=1), fake_context(step="t")
+
+    assert first.idempotency_key == again.idempotency_key
+    assert len({first.idempotency_key, revised.idempotency_key, elsewhere.idempotency_key}) == 3
+
+
+def test_what_remains_until_the_deadline_is_never_below_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = Context(run_id="r", flow="f", step="s", deadline=100.0)
+
+    for now, remaining in ((90.0, 10.0), (100.0, 0.0), (110.0, 0.0)):
+        monkeypatch.setattr(time, "monotonic", lambda now=now: now)
+        assert context.remaining() == remaining
+
+
+def test_a_context_is_cancelled_when_the_worker_says_so() -> None:
+    cancelled = threading.Event()
+    context = Context(run_id="r", flow="f", step="s", _cancelled=cancelled)
+    assert not context.cancelled
+
+    cancelled.set()
+
+    assert context.cancelled
+
+
+def test_a_fake_context_is_what_a_worker_would_make() -> None:
+    context = fake_context(feedback=("shorter",), draft=Text(text="long"), tags={"a": "b"}, tenant="acme")
+
+    assert (context.feedback, context.draft, context.tags) == (("shorter",), Text(text="long"), {"a": "b"})
+    assert (context.tenant, context.attempt, context.revision, context.cancelled) == ("acme", 1, 0, False)
+    assert context.remaining() == float("inf")
