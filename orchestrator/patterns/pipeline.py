@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard, get_args
 
-from pydantic import BaseModel
+from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
 
 from orchestrator.agent import Agent, agents
 from orchestrator.errors import InvalidFlow, UnknownAgent
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pydantic import TypeAdapter
+    from pydantic.fields import FieldInfo
 
 Action = Literal["pass", "revise", "reject", "fallback", "human"]
 OnFail = Literal["revise", "reject", "fallback", "human"]
@@ -99,8 +101,8 @@ class Gate:
             raise InvalidFlow("Gate", where, "check must be a function of the stage's output")
         if self.max_revisions < 0:
             raise InvalidFlow("Gate", where, f"max_revisions must be 0 or more, not {self.max_revisions}")
-        if self.timeout <= 0:
-            raise InvalidFlow("Gate", where, f"timeout must be above 0 s, not {self.timeout}")
+        if not 0 < self.timeout < inf:
+            raise InvalidFlow("Gate", where, f"timeout must be above 0 s and finite, not {self.timeout}")
         if self.fallback is None and "fallback" in {self.on_fail, self.then, self.default}:
             raise InvalidFlow("Gate", where, "name the agent to fall back to: Gate(..., fallback=agent)")
 
@@ -228,18 +230,17 @@ class Pipeline:
         runs = self._resolve(stage.runs) if isinstance(stage.runs, str) else stage.runs
         if stage.gate is not None and isinstance(stage.gate.fallback, str):
             self._resolve(stage.gate.fallback)
+        if not isinstance(runs, Agent | Pipeline):
+            raise self._invalid(f"{runs!r} is neither an agent nor a flow; put @agent(...) on the function")
+        name = stage.name or (runs.name.rpartition(".")[2] if isinstance(runs, Agent) else runs.name)
+        if "/" in name or not name:
+            raise self._invalid(f"a stage's name has no '/' and is not empty: {name!r}")
         if isinstance(runs, Agent):
-            name = stage.name or runs.name.rpartition(".")[2]
-            if "/" in name or not name:
-                raise self._invalid(f"a stage's name has no '/' and is not empty: {name!r}")
             plan = PlanStep(name=name, agent=runs.name, gated=stage.gate is not None)
             return [_Step(plan, runs, stage.gate)]
-        if isinstance(runs, Pipeline):
-            return self._nested(stage, runs)
-        raise self._invalid(f"{runs!r} is neither an agent nor a flow; put @agent(...) on the function")
+        return self._nested(name, stage, runs)
 
-    def _nested(self, stage: Stage, inner: Pipeline) -> list[_Step]:
-        prefix = stage.name or inner.name
+    def _nested(self, prefix: str, stage: Stage, inner: Pipeline) -> list[_Step]:
         steps = []
         for step in inner.plan():
             start = step.start and f"{prefix}/{step.start}"
@@ -258,21 +259,33 @@ class Pipeline:
     def _check_fit(self, before: _Step, after: _Step) -> None:
         # JSON is what passes between stages, so what counts is the fields, not the class.
         given, taken = before.agent.output_type, after.agent.input_type
-        if not (isinstance(given, type) and isinstance(taken, type)):
+        if not (_says_its_fields(given) and _says_its_fields(taken)):
             return
-        if not (issubclass(given, BaseModel) and issubclass(taken, BaseModel)):
-            return
-        offered = {field.serialization_alias or name for name, field in given.model_fields.items()} | set(
+        written = {name: field for name, field in given.model_fields.items() if not field.exclude}
+        offered = {field.serialization_alias or name for name, field in written.items()} | set(
             given.model_computed_fields
         )
-        wanted = {
-            name: {name, *(alias for alias in (field.alias, field.validation_alias) if isinstance(alias, str))}
-            for name, field in taken.model_fields.items()
-            if field.is_required()
-        }
-        missing = [name for name, aliases in wanted.items() if not aliases & offered]
-        if missing and taken.model_config.get("extra") != "allow":
+        wanted = {name: _names(name, field) for name, field in taken.model_fields.items() if field.is_required()}
+        missing = [name for name, names in wanted.items() if not names & offered]
+        if missing:
             raise self._invalid(
                 f"{after.plan.name!r} needs {', '.join(missing)}, which {before.plan.name!r} does not give "
                 f"({given.__name__} → {taken.__name__})"
             )
+
+
+def _says_its_fields(kind: object) -> TypeGuard[type[BaseModel]]:
+    """Tell whether a type's fields are all it reads and writes: no code of its own, nothing beyond them."""
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)) or issubclass(kind, RootModel):
+        return False
+    own = kind.__pydantic_decorators__
+    turned = any(validator.info.mode != "after" for validator in own.model_validators.values())
+    return not (turned or own.model_serializers or kind.model_config.get("extra") == "allow")
+
+
+def _names(name: str, field: FieldInfo) -> set[str]:
+    """Return the names under which a field is read."""
+    aliases = [field.alias, field.validation_alias]
+    flat = [each for alias in aliases for each in (alias.choices if isinstance(alias, AliasChoices) else [alias])]
+    first = [each.path[0] if isinstance(each, AliasPath) else each for each in flat]
+    return {name, *(each for each in first if isinstance(each, str))}

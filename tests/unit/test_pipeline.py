@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, computed_field
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    computed_field,
+    model_serializer,
+    model_validator,
+)
 
 from orchestrator import Agent, Decision, Gate, Pipeline, Stage, agent
 from orchestrator.errors import DuplicateName, InvalidFlow, UnknownAgent
@@ -203,13 +214,13 @@ def test_a_function_that_is_no_agent_is_refused_with_the_remedy() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["a/b", "/", ""])
+@pytest.mark.parametrize("name", ["a/b", "/"])
 def test_a_stages_name_has_no_slash(name: str) -> None:
     one = made("a")
     inner = Pipeline("inner", [one])
 
-    assert "'/'" in refusal(lambda: Pipeline("shop", [Stage(one, name=name)])) or not name
-    assert "'/'" in refusal(lambda: Pipeline("shop", [Stage(inner, name=name)])) or not name
+    for stage in (Stage(one, name=name), Stage(inner, name=name)):
+        assert "a stage's name has no '/'" in refusal(partial(Pipeline, "shop", [stage]))
 
 
 @pytest.mark.parametrize("name", ["", "Shop", "my shop", "shop/a", "9"])
@@ -283,7 +294,9 @@ class NeedsKind(BaseModel):
 class NeedsBody(BaseModel):
     """Fits by one of its other names."""
 
-    body: str = Field(validation_alias=AliasChoices("content", "text"))
+    body: str = Field(  # type: ignore[pydantic-alias]  # nobody calls it with its aliases
+        validation_alias=AliasChoices("content", AliasPath("text", 0))
+    )
 
 
 class NeedsAlias(BaseModel):
@@ -299,6 +312,21 @@ class TakesAnything(BaseModel):
     score: float
 
 
+class Root(RootModel[dict[str, int]]):
+    """Is what is in it."""
+
+
+class Turns(BaseModel):
+    """Makes what it needs of what it is given."""
+
+    score: float
+
+    @model_validator(mode="before")
+    @classmethod
+    def _turn(cls, value: object) -> object:
+        return {"score": len(str(value))}
+
+
 class NeedsScore(BaseModel):
     """Does not fit."""
 
@@ -307,29 +335,64 @@ class NeedsScore(BaseModel):
     author: str
 
 
-def chained(takes: object) -> Pipeline:
-    def give(number: int) -> Given:
-        return Given(text=str(number))
+class Hides(BaseModel):
+    """Has the score, yet does not write it."""
+
+    text: str = ""
+    author: str = ""
+    score: float = Field(default=1.0, exclude=True)
+
+
+class Writes(BaseModel):
+    """Has a way of its own to write itself."""
+
+    @model_serializer
+    def _write(self) -> dict[str, object]:
+        return {"text": "", "author": "", "score": 1.0}
+
+
+class Overflows(BaseModel):
+    """May give anything."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def chained(takes: object, gives: object = Given) -> Pipeline:
+    def give(number: int) -> object:
+        return number
 
     def take(value: object) -> int:
         return len(str(value))
 
+    give.__annotations__["return"] = gives
     take.__annotations__["value"] = takes
     return Pipeline("shop", [agent("a.give")(give), agent("a.take")(take)])
 
 
 @pytest.mark.parametrize(
     "takes",
-    [NeedsText, NeedsLength, NeedsKind, NeedsBody, NeedsAlias, TakesAnything, dict[str, int], int, NeedsScore | str],
+    [
+        *(NeedsText, NeedsLength, NeedsKind, NeedsBody, NeedsAlias),
+        *(TakesAnything, Root, Turns, dict[str, int], int, NeedsScore | str),
+    ],
 )
 def test_stages_that_may_fit_are_put_together(takes: object) -> None:
     assert len(chained(takes).plan()) == 2
+
+
+@pytest.mark.parametrize("gives", [NeedsScore, Root, Writes, Overflows, dict[str, int], NeedsScore | None])
+def test_an_output_that_may_have_what_is_needed_is_let_through(gives: object) -> None:
+    assert len(chained(NeedsScore, gives).plan()) == 2
 
 
 def test_a_stage_that_needs_what_the_one_before_does_not_give_is_refused() -> None:
     message = refusal(lambda: chained(NeedsScore))
 
     assert "'take' needs score, author, which 'give' does not give (Given → NeedsScore)" in message
+
+
+def test_a_field_that_is_not_written_is_not_given() -> None:
+    assert "'take' needs score, which 'give' does not give" in refusal(lambda: chained(NeedsScore, Hides))
 
 
 # Gates
