@@ -25,7 +25,7 @@ LINK: Final = re.compile(r"\]\((?!https?://)([^)#\s]+)?(?:#([^)\s]+))?\)")
 HEADING: Final = re.compile(r"^#+ (.+)$", re.MULTILINE)
 STOPS: Final = {"|", ">", "&&", ";", "&"}
 OF_THE_SYSTEM: Final = frozenset(
-    "cat cd curl echo export git kill pip python redis-cli redis-server".split()  # noqa: SIM905  easier to read
+    "cat cd curl docker echo export git kill pip python redis-cli redis-server".split()  # noqa: SIM905  easier to read
 )
 
 every_page = pytest.mark.parametrize("page", [pytest.param(page, id=name(page)) for page in PAGES])
