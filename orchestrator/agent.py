@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import re
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ R = TypeVar("R")
 NAME: Final = re.compile(r"[a-z][a-z0-9_.-]{0,99}")
 RESERVED: Final = frozenset({"orchestrator", "celery"})
 DEFAULT_TIMEOUT: Final = 300.0
+PACKAGE: Final = __name__.split(".", maxsplit=1)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +80,12 @@ class Agent(Generic[P, R]):
     """
 
     def __init__(self, name: str, function: Callable[P, R], *, timeout: float) -> None:
-        code = inspect.unwrap(function).__code__
         self.name = name
         self.function = function
         self.timeout = timeout
-        self.where = f"{code.co_filename}:{code.co_firstlineno}"
+        self.where = _where(function)
+        if not inspect.isfunction(function):
+            raise self._invalid(f"{function!r:.80} is no plain function: write `def` or `async def` below @agent")
         self.is_async = inspect.iscoroutinefunction(function)
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
@@ -91,8 +95,8 @@ class Agent(Generic[P, R]):
                 "a name is lower-case letters, digits, '.', '_' and '-', starts with a letter, has at most 100 "
                 f"characters and is none of {', '.join(sorted(RESERVED))}"
             )
-        if timeout <= 0:
-            raise self._invalid(f"timeout must be above 0 s, not {timeout}")
+        if not 0 < timeout < math.inf:
+            raise self._invalid(f"timeout must be above 0 s and finite, not {timeout}")
         hints = self._hints()
         parameters = list(inspect.signature(function).parameters.values())
         self.takes_context = bool(parameters) and hints.get(parameters[0].name) is Context
@@ -130,6 +134,19 @@ class Agent(Generic[P, R]):
             return TypeAdapter(kind)
         except (PydanticUserError, PydanticUndefinedAnnotation) as error:
             raise self._invalid(f"pydantic cannot handle {kind!r}: {str(error).splitlines()[0]}") from None
+
+
+def definition_site() -> str:
+    """Return `file:line` of the nearest caller outside this package: where a user wrote the definition."""
+    frame = sys._getframe(1)  # noqa: SLF001  the one way to name a user's line; inspect.stack() reads every file
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == PACKAGE:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _where(function: object) -> str:
+    code = getattr(inspect.unwrap(function) if callable(function) else function, "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else definition_site()
 
 
 _agents: dict[str, Agent[Any, Any]] = {}
@@ -189,4 +206,5 @@ def load_agents(modules: Iterable[str]) -> None:
             raise
         except Exception as error:
             # Whatever a user's module raises while it is imported, the remedy is in that module.
-            raise AgentsNotFound(module, f"{type(error).__name__}: {error}") from error
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            raise AgentsNotFound(module, why) from error

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from orchestrator.agent import load_agents
 from orchestrator.broker import producer_app
@@ -47,7 +48,24 @@ def describe(error: ValidationError) -> str:
         for item in error.errors(include_url=False, include_input=False, include_context=False)
     ]
     more = f" (and {len(found) - MAX_PROBLEMS} more)" if len(found) > MAX_PROBLEMS else ""
-    return "; ".join(found[:MAX_PROBLEMS]) + more
+    return " ".join("; ".join(found[:MAX_PROBLEMS]).split()) + more
+
+
+def check_text(what: str, value: object) -> None:
+    """
+    Refuse what is no short text; a lone surrogate, which JSON can carry, has no place in UTF-8.
+
+    Raises:
+        InvalidInput: with what it must be.
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT or readable(value) != value:
+        msg = f"{what} must be a text of 1 to {MAX_TEXT} characters, not {value!a:.80}"
+        raise InvalidInput(msg)
+
+
+def readable(text: str) -> str:
+    """Return a text that UTF-8 can carry."""
+    return text.encode(errors="replace").decode()
 
 
 class Run:
@@ -61,7 +79,13 @@ class Run:
     def __init__(self, client: Client, run_id: str) -> None:
         self.id = run_id
         self._client = client
-        self._store = client.store
+
+    @property
+    def _store(self) -> RunStore:
+        # Whatever is asked of a run, a text that is no id is refused before it becomes part of a key.
+        if not keys.is_run_id(self.id):
+            raise RunNotFound(self.id)
+        return self._client.store
 
     def __repr__(self) -> str:
         return f"<run {self.id}>"
@@ -153,7 +177,6 @@ class Run:
             RunNotFound: there is no such run.
             WrongState: it has ended.
         """
-        self._check_id()
         outcome = self._store.cancel(self.id, reason=reason, by=by)
         if outcome == "gone":
             raise RunNotFound(self.id)
@@ -179,19 +202,15 @@ class Run:
         """Fail the run at the step that waits at its gate; arguments and errors as of `approve`."""
         self._decide("reject", step, by, note)
 
-    def _check_id(self) -> None:
-        if not keys.is_run_id(self.id):
-            raise RunNotFound(self.id)
-
     def _decide(self, choice: Choice, step: str | None, by: str, note: str) -> None:
-        if not by:
-            msg = "say who decides: by='a name'"
-            raise InvalidInput(msg)
+        check_text("by, who decides,", by)
+        if note:
+            check_text("note", note)
         state = self.state()
         waiting = [candidate.name for candidate in state.steps if candidate.status == "waiting"]
-        name = step or next(iter(waiting), None)
+        name = next(iter(waiting), None) if step is None else step
         if name not in waiting:
-            what = f"step {step!r} does not wait for a decision" if step else "no step waits for a decision"
+            what = "no step waits for a decision" if step is None else f"step {step!r} does not wait for a decision"
             raise WrongState(self.id, f"{what}; the run is {state.status}")
         committed = self._store.decide(self.id, name, choice, by=by, note=note)
         if committed.what in {"closed", "not waiting"}:
@@ -284,7 +303,7 @@ class Client:
             msg = f"{len(keys)} keys for {len(inputs)} inputs; give one key for each"
             raise InvalidInput(msg)
         for key in keys or ():
-            self._text("key", key)
+            check_text("key", key)
         submissions = [
             Submission(
                 flow=found.name,
@@ -295,6 +314,8 @@ class Client:
             )
             for number, value in enumerate(inputs)
         ]
+        for submission in submissions:
+            self.store.payloads.check("the input", submission.value)
         runs = []
         for start in range(0, len(submissions), BATCH):
             batch = submissions[start : start + BATCH]
@@ -325,7 +346,7 @@ class Client:
             return self.submit(*self._foreign(flow, input, options), **cast("dict[str, Any]", options))
         except InvalidInput as error:
             refused = Submission(
-                flow=str(flow)[:MAX_TEXT],
+                flow=readable(str(flow))[:MAX_TEXT],
                 plan=(),
                 value=b"null",
                 deadline=self.settings.run_deadline,
@@ -333,7 +354,7 @@ class Client:
                 # Not the producer's own key: what was refused must not stand in the way of what corrects it.
                 key=f"refused:{message_id}",
                 tags={},
-                refused=f"refused: {error}",
+                refused=readable(f"refused: {error}"),
             )
             (submitted,) = self.store.submit([refused])
             return Run(self, submitted.run_id)
@@ -401,18 +422,21 @@ class Client:
         try:
             return flow.input.dump_json(flow.input.validate_python(value))
         except ValidationError as error:
-            msg = f"the input does not fit flow {flow.name!r}: {describe(error)}"
-            raise InvalidInput(msg) from None
+            why = describe(error)
+        except PydanticSerializationError as error:
+            why = f"it cannot be written as JSON: {error}"
+        msg = f"the input does not fit flow {flow.name!r}: {why}"
+        raise InvalidInput(msg)
 
     def _options(self, deadline: object, priority: object, tenant: object, tags: object) -> dict[str, Any]:
         if priority not in get_args(Priority):
-            msg = f"priority must be high, normal or low, not {priority!r}"
+            msg = f"priority must be high, normal or low, not {priority!r:.80}"
             raise InvalidInput(msg)
         seconds = self.settings.run_deadline if deadline is None else deadline
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 366 * 86400:
-            msg = f"deadline must be seconds, above 0 and at most a year, not {deadline!r}"
+            msg = f"deadline must be seconds, above 0 and at most a year, not {deadline!r:.80}"
             raise InvalidInput(msg)
-        self._text("tenant", tenant)
+        check_text("tenant", tenant)
         if not isinstance(tags, Mapping | None):
             msg = "tags must map names to texts"
             raise InvalidInput(msg)
@@ -421,8 +445,8 @@ class Client:
             msg = f"{len(named)} tags; a run has at most {MAX_TAGS}"
             raise InvalidInput(msg)
         for name, text in named.items():
-            self._text("a tag's name", name)
-            self._text(f"tag {name!r}", text)
+            check_text("a tag's name", name)
+            check_text(f"tag {name!r}", text)
         return {
             "deadline": float(seconds),
             "retention": self.settings.retention,
@@ -430,9 +454,3 @@ class Client:
             "tenant": tenant,
             "tags": named,
         }
-
-    @staticmethod
-    def _text(what: str, value: object) -> None:
-        if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
-            msg = f"{what} must be a text of 1 to {MAX_TEXT} characters, not {value!r:.80}"
-            raise InvalidInput(msg)

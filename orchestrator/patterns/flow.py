@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.agent import NAME
 from orchestrator.errors import DuplicateName, InvalidFlow
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
     from orchestrator.agent import Agent
     from orchestrator.messages import PlanStep
     from orchestrator.patterns.pipeline import Gate
-
-PACKAGE: Final = __name__.split(".", maxsplit=1)[0]
 
 
 class Flow(Protocol):
@@ -66,11 +63,3 @@ def register(flow: Flow) -> None:
 def flows() -> dict[str, Flow]:
     """Return the registered flows by name."""
     return dict(sorted(_flows.items()))
-
-
-def definition_site() -> str:
-    """Return `file:line` of the nearest caller outside this package: where a user wrote the definition."""
-    frame = sys._getframe(1)  # noqa: SLF001  the one way to name a user's line; inspect.stack() reads every file
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == PACKAGE:
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

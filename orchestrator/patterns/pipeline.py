@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard, get_args
 
 from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
 
-from orchestrator.agent import Agent, agents
+from orchestrator.agent import Agent, agents, definition_site
 from orchestrator.errors import InvalidFlow, UnknownAgent
 from orchestrator.messages import PlanStep
-from orchestrator.patterns.flow import definition_site, register
+from orchestrator.patterns.flow import register
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

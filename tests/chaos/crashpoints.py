@@ -28,11 +28,12 @@ from orchestrator.state.runs import RunStore
 from tests.chaos.points import MARKS, mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from celery.worker.request import Request
 
     from orchestrator import Context
+    from orchestrator.state.runs import Submission, Submitted
 
 Method = Any  # a method of RunStore, whatever its signature
 
@@ -67,6 +68,19 @@ def around(name: str, *, before: str | None = None, after: str | None = None) ->
         return given
 
     patch.object(RunStore, name, wrapped).start()
+
+
+def submitting(submit: Callable[..., list[Submitted]]) -> Callable[..., list[Submitted]]:
+    """Put a point where a run is created, and nothing of it is published."""
+
+    @functools.wraps(submit)
+    def wrapped(self: RunStore, submissions: Sequence[Submission]) -> list[Submitted]:
+        submitted = submit(self, submissions)
+        for one in submitted:
+            reach("after-submit", one.run_id, "start")
+        return submitted
+
+    return wrapped
 
 
 def after_effect(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,6 +133,7 @@ around("begin", before="before-begin", after="after-begin")
 around("commit", before="before-commit", after="after-commit")
 around("lost", after="after-lost")
 around("redispatch", after="after-redispatch")
+patch.object(RunStore, "submit", submitting(RunStore.submit)).start()
 for name in ("acme.effect", "acme.effect-sync"):
     agents()[name].function = after_effect(agents()[name].function)
 before_task_publish.connect(publishing("before-publish"), weak=False)

@@ -2,7 +2,8 @@
 The points where a worker may die, and the file that tells that it did.
 
 child    before-begin, after-begin, in-handler (its effect made), before-commit, after-commit (what follows not yet
-         published), before-publish and after-publish (of the step named)
+         published), before-publish and after-publish (of the step named); after-submit:start (the run is created,
+         nothing published)
 parent   popped (taken off the queue, booked nowhere), received (not yet handed to the pool),
          after-lost and after-redispatch (the caretaker has made the step ready, nothing is published)
 """

@@ -211,3 +211,13 @@ def test_a_gate_outlives_every_worker(make: Callable[..., Deployment]) -> None:
     deployment.start_worker()
     # then it goes on
     assert run.result(timeout=20).trail == ("writer", "editor")
+
+
+def test_a_decision_whose_maker_died_before_it_was_published_counts(deployment: Deployment) -> None:
+    run = deployment.submit("essay", "ask")
+    wait_for_person(run)
+    # when the decision is recorded, and nothing is published
+    deployment.client.store.decide(run.id, "writer", "approve", by="ann")
+    # then the caretaker publishes what follows
+    assert run.result(timeout=15).trail == ("writer", "editor")
+    assert [facts["step"] for facts in events_of(run, "StepRedispatched")] == ["editor"]

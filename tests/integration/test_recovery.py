@@ -48,17 +48,18 @@ def resumed_after(run: Run, step: str, killed_at: float) -> float:
 def test_with_default_settings_a_killed_step_starts_again_within_15_s(
     make: Callable[..., Deployment], record_property: Callable[[str, object], None]
 ) -> None:
-    # given a step in execution in each of two workers, and a third that could take them over
+    # given a step in execution in each of two workers, one of them the caretaker, and one that could take them over
     deployment = make(settings={})
-    first = deployment.start_worker(queues=["acme.hold"], concurrency=1)
+    first = deployment.start_worker(queues=["acme.hold"], concurrency=1).wait_until_ready()
     second = deployment.start_worker(queues=["acme.hold-sync"], concurrency=1)
     third = deployment.start_worker(queues=["acme.first", "acme.second", "acme.third"], concurrency=1)
-    for worker in (first, second, third):
+    for worker in (second, third):
         worker.wait_until_ready()
     with_parent, with_child = deployment.submit("held"), deployment.submit("held-sync")
     for run in (with_parent, with_child):
         deployment.wait_for_note(run, "started")
     deployment.start_worker(queues=["acme.hold", "acme.hold-sync"]).wait_until_ready()
+    wait_until(lambda: holder(deployment) == first.pid, 10, "the first one is the caretaker")
     # when one loses its worker and the other one its child, by kill -9
     killed_at = time.time()
     first.kill_parent()
@@ -171,7 +172,7 @@ def test_a_finished_run_leaves_after_its_retention(make: Callable[..., Deploymen
 def test_50_runs_complete_through_a_kill_of_the_server(make: Callable[..., Deployment], kind: Kind) -> None:
     # given a server that keeps its log, and runs under way
     deployment = make(kind, config={"appendonly": "yes", "appendfsync": "everysec"})
-    deployment.start_worker(concurrency=2).wait_until_ready()
+    worker = deployment.start_worker(concurrency=2).wait_until_ready()
     runs = deployment.client.submit_many("effects", [{"text": str(number)} for number in range(50)])
     for enough in (30, 80):
         wait_until(functools.partial(deployment.has_effects, enough), 15, f"{enough} effects are made")
@@ -183,7 +184,25 @@ def test_50_runs_complete_through_a_kill_of_the_server(make: Callable[..., Deplo
     for run in runs:
         assert run.result(timeout=30).trail == ("a", "b", "c")
     assert time.monotonic() - back_at < 20
+    assert worker.running
     assert not wrong_with_effects(deployment.ledger, [run.state() for run in runs])
+
+
+def test_a_worker_with_steps_in_hand_outlives_its_server(make: Callable[..., Deployment]) -> None:
+    # given a pool that is busy, and more steps taken off the queue than it can execute
+    deployment = make(config={"appendonly": "yes"})
+    worker = deployment.start_worker().wait_until_ready()
+    runs = [deployment.submit("held") for _ in range(6)]
+    wait_until(lambda: sum(len(deployment.notes(run, "started")) for run in runs) == 2, 15, "the pool is busy")
+    # when the server dies, and comes back
+    deployment.kill_server()
+    wait_until(lambda: "Connection to broker lost" in worker.text(), 10, "the worker has noticed")
+    deployment.restart_server()
+    deployment.say()
+    # then it is the same worker that completes them
+    for run in runs:
+        assert run.result(timeout=30).steps == 4
+    assert worker.running
 
 
 @pytest.mark.parametrize("victim", ["child", "parent"])

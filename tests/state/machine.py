@@ -37,8 +37,6 @@ MAX_STEPS: Final = 5
 CLAIM_BYTES: Final = 1024
 LIMITS: Final = {"claim_check_bytes": CLAIM_BYTES, "max_attempts": 3, "lease": 3600.0, "dispatch_timeout": 3600.0}
 """For the settings of the machine's store: sizes and counts that are soon reached, times that never are."""
-LIMITS: Final = {"claim_check_bytes": CLAIM_BYTES, "max_attempts": 3, "lease": 3600.0, "dispatch_timeout": 3600.0}
-"""For the settings of the machine's store: sizes and counts that are soon reached, times that never are."""
 FALLBACK: Final = "fallback"
 
 

@@ -202,9 +202,7 @@ def test_imports_downwards_and_within_a_room_are_allowed(tmp_path: Path, path: s
     # given a package whose imports point downwards, into their own room, or out of the package
     module = tmp_path / PACKAGE / path
     module.parent.mkdir(parents=True)
-    (tmp_path / PACKAGE / "__init__.py").write_text(
-        "from orchestrator.client import Client\nimport orchestrator.app"
-    )
+    (tmp_path / PACKAGE / "__init__.py").write_text("from orchestrator.client import Client\nimport orchestrator.app")
     module.write_text(source)
 
     # when the checker walks it, then it finds nothing
@@ -231,6 +229,5 @@ def test_workers_see_public_names_only(tmp_path: Path) -> None:
 
     # then each of the five is reported
     assert offences == [
-        f"workers/shop/a.py:{line}: workers may import public names of orchestrator only"
-        for line in range(3, 8)
+        f"workers/shop/a.py:{line}: workers may import public names of orchestrator only" for line in range(3, 8)
     ]

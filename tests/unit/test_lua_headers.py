@@ -135,9 +135,7 @@ return 1
         ("still owns", "still \N{EM DASH} owns", "holds characters that are not ASCII"),
     ],
 )
-def test_a_header_that_differs_from_its_body_is_found(
-    tmp_path: Path, old: str, new: str, offence: str | None
-) -> None:
+def test_a_header_that_differs_from_its_body_is_found(tmp_path: Path, old: str, new: str, offence: str | None) -> None:
     # given a script with one thing wrong, or none
     script = tmp_path / "renew.lua"
     script.write_text(GOOD.replace(old, new, 1), encoding="utf-8")

@@ -38,8 +38,7 @@ def test_the_file_explains_each_setting_in_the_line_above_it() -> None:
     unexplained = [
         line
         for above, line in zip(["", *lines], lines, strict=False)
-        if re.match(r"(# ?)?[a-z_]+ = ", line)
-        and not (above.startswith("# ") and not COMMENTED_OUT.match(above))
+        if re.match(r"(# ?)?[a-z_]+ = ", line) and not (above.startswith("# ") and not COMMENTED_OUT.match(above))
     ]
 
     # then each has its comment
