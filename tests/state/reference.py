@@ -76,12 +76,14 @@ class ReferenceRun:
         step = self.steps.get(name)
         if step is None:
             return "gone"
+        if step.status == "completed":
+            return "done"
         if self.status not in LIVE or self.overdue:
             return "closed"
         if step.status == "running":
             return "execute" if step.fence == f"{step.begins}-{fence_of}" else "held"
         if step.status != "ready":
-            return "done" if step.status == "completed" else "early"
+            return "early"
         if step.agent != agent:
             return "moved"
         step.attempt, step.begins, step.status = step.attempt + 1, step.begins + 1, "running"
