@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Literal, cast
 
-from orchestrator.errors import RunNotFound
+from orchestrator.errors import RunNotFound, WrongState
 from orchestrator.messages import Event, RunState, StepState
 from orchestrator.state import keys
 from orchestrator.state.payload import Payloads
@@ -205,6 +205,9 @@ class RunStore:
             agent: who asks; after a fallback the step is another's.
             nonce: random; a repeated call with the same one gets the same answer.
             worker: for people to read.
+
+        Raises:
+            WrongState: the input's claim check leads nowhere; the step and its run have failed.
         """
         reply = self._scripts.begin(run_id, step, agent=agent, nonce=nonce, lease_ms=self._lease_ms, worker=worker)
         if reply[0] != b"execute":
@@ -212,12 +215,19 @@ class RunStore:
         record, value, draft, flow, tenant, tags, deadline_ms, now_ms, retention_ms = reply[1:]
         state = StepState.model_validate({"name": step, **json.loads(record)})
         remaining_ms = int(deadline_ms) - int(now_ms)
+        try:
+            given = self.payloads.get(run_id, value)
+            revised = self.payloads.get(run_id, draft) if draft else None
+        except WrongState as error:
+            # Trying again will not bring it back: the run says why now, not after its last attempt.
+            self._scripts.fail(run_id, step, fence=state.fence or "", reason=shorten(error.args[1]))
+            raise
         return Begun(
             run_id=run_id,
             step=state,
             fence=state.fence or "",
-            value=self.payloads.get(run_id, value),
-            draft=self.payloads.get(run_id, draft) if draft else None,
+            value=given,
+            draft=revised,
             flow=flow.decode(),
             tenant=tenant.decode(),
             tags=json.loads(tags),

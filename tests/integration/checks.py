@@ -54,10 +54,10 @@ def wrong_with_effects(ledger: Path, states: Iterable[RunState]) -> list[str]:
     Return what breaks I5: effects that are missing or there twice.
 
     Args:
-        ledger: a file for each idempotency key; it holds run, step and revision.
+        ledger: a link for each idempotency key; its target says run, step and revision.
         states: of runs whose every step has one effect, each completed.
     """
-    effects = Counter(path.read_text() for path in ledger.iterdir())
+    effects = Counter(str(path.readlink()) for path in ledger.iterdir())
     wanted = {
         f"{state.id} {step.name} {revision}"
         for state in states

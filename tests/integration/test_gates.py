@@ -158,7 +158,7 @@ def test_a_rejection_fails_the_run_with_who_and_why(deployment: Deployment) -> N
 def test_a_gate_is_decided_once(deployment: Deployment) -> None:
     run = deployment.submit("essay", "ask")
     wait_for_person(run)
-    with pytest.raises(InvalidInput, match="say who decides"):
+    with pytest.raises(InvalidInput, match="who decides"):
         run.approve(by="")
     with pytest.raises(OrchestratorError, match="step 'editor' does not wait"):
         run.approve("editor", by="ann")

@@ -80,10 +80,9 @@ class ReferenceRun:
             return "done"
         if self.status not in LIVE or self.overdue:
             return "closed"
-        if step.status == "running":
-            return "execute" if step.fence == f"{step.begins}-{fence_of}" else "held"
         if step.status != "ready":
-            return "early"
+            again = step.status == "running" and step.fence == f"{step.begins}-{fence_of}"
+            return "execute" if again else "held" if step.status == "running" else "early"
         if step.agent != agent:
             return "moved"
         step.attempt, step.begins, step.status = step.attempt + 1, step.begins + 1, "running"

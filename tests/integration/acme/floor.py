@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -38,11 +39,9 @@ def effect(ctx: Context) -> None:
     """
     Have an effect outside Redis: a service that does the same key's work once, and notes whose work it was.
 
-    The file's name is the key's; its content names run, step and revision.
+    A link is made at once or not at all, where a file may be left empty by who dies over it: its name is the key's, its
+    target says run, step and revision.
     """
     path = Path(os.environ["ACME_LEDGER"]) / ctx.idempotency_key.replace("/", "+")
-    try:
-        with path.open("x") as file:
-            file.write(f"{ctx.run_id} {ctx.step} {ctx.revision}")
-    except FileExistsError:
-        return  # the service has done this key's work before
+    with contextlib.suppress(FileExistsError):  # the service has done this key's work before
+        path.symlink_to(f"{ctx.run_id} {ctx.step} {ctx.revision}")
