@@ -10,8 +10,9 @@ from redis.exceptions import OutOfMemoryError
 
 from orchestrator import InvalidInput, RunCancelled, RunFailed, RunNotFound
 from orchestrator.errors import WrongState
+from orchestrator.messages import PlanStep
 from orchestrator.state import keys
-from orchestrator.state.runs import Begun, Committed, RunStore
+from orchestrator.state.runs import Begun, Committed, Due, RunStore, Submission
 from tests.servers import on_valkey
 from tests.state.flows import Answer, counting, loosely
 from tests.state.invariants import look, problems
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from orchestrator import Client
     from orchestrator.client import Run
+    from orchestrator.state.runs import Verdict
 
 NOTE = {"text": "one two three"}
 DAY_MS = 86_400_000
@@ -353,6 +355,60 @@ def test_a_run_whose_retention_has_passed_leaves_the_lists(client: Client, redis
 
 
 # Losses
+
+
+def test_entries_of_a_run_that_is_gone_leave_the_indexes_when_the_caretaker_looks(
+    client: Client, redis_client: Redis
+) -> None:
+    # given due entries in every index, and no run that they could belong to
+    store, run_id = client.store, keys.new_run_id(client.settings.shards)
+    shard, step = keys.shard_of(run_id), keys.member(run_id, "count")
+    redis_client.zadd(keys.leases(shard), {step: 1})
+    redis_client.zadd(keys.ready(shard), {step: 1})
+    redis_client.zadd(keys.timers(shard), {step: 1, run_id: 1})
+
+    # when the caretaker looks after them
+    assert store.lost(run_id, "count") == "closed"
+    assert store.redispatch(run_id, "count", queue_is_empty=True) == "closed"
+    assert store.decide(run_id, "count", None, by="timeout") == Committed("closed")
+    assert store.expire(run_id) == "gone"
+
+    # then nothing is due any more
+    assert store.due([shard]) == [Due([], [], [])]
+    assert not redis_client.exists(keys.run(run_id))
+
+
+@pytest.mark.xfail(strict=True, reason="a step that fell back keeps its fallback when a gate behind it sends it back")
+def test_a_step_that_fell_back_is_its_own_agents_again_when_the_run_is_sent_back_past_it(client: Client) -> None:
+    # given a step behind whose flow there is a gate, and which fell back to an agent that takes the flow's input
+    plan = (
+        PlanStep(name="draft", agent="a", next="review"),
+        PlanStep(name="review", agent="b", next="publish", start="draft", gated=True),
+        PlanStep(name="publish", agent="c", start="draft", gated=True),
+    )
+    submission = Submission(flow="flow", plan=plan, value=b"1", deadline=60.0, retention=60.0, tags={})
+    store = client.store
+    run_id = store.submit([submission])[0].run_id
+
+    def work(step: str, agent: str, verdict: Verdict = "complete", /, **details: object) -> Begun:
+        begun = store.begin(run_id, step, agent=agent, nonce="n", worker="w")
+        assert isinstance(begun, Begun)
+        store.commit(begun, f'"{step} by {agent}"'.encode(), verdict, details)
+        return begun
+
+    work("draft", "a")
+    work("review", "b", "fallback", agent="simple", reason="unsure")
+    assert work("review", "simple").value == b"1"
+
+    # when a gate further on sends the run back to where all began
+    work("publish", "c", "revise", feedback="shorter")
+    work("draft", "a")
+
+    # then the step is its first agent's, whose input is what now comes before it
+    assert work("review", "b").value == b'"draft by a"'
+    step = store.load(run_id).step("review")
+    assert step is not None
+    assert (step.agent, step.degraded, step.reason) == ("b", False, None)
 
 
 def test_a_commit_sent_again_because_its_reply_was_lost_keeps_what_it_recorded(client: Client) -> None:

@@ -11,8 +11,10 @@ Atomic    decision and what follows together: two people, or a person and the ti
 ]]
 local step, choice, by, dispatch_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[5])
 local status, _, retention_ms, _, rec = run_fields(step)
-if not status or not rec or not live(status) then return {'closed'} end
-if rec.status ~= 'waiting' then return {'not waiting'} end
+if not status or not rec or not live(status) or rec.status ~= 'waiting' then
+  redis.call('ZREM', TIMERS, member(step))
+  return {status and rec and live(status) and 'not waiting' or 'closed'}
+end
 local waiting = rec.waiting
 if choice == '' then
   if waiting.until_ms > NOW then return {'early'} end
