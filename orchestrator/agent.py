@@ -149,6 +149,26 @@ def _where(function: object) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}" if code else definition_site()
 
 
+def to_json(adapter: TypeAdapter[Any], value: object) -> bytes:
+    """
+    Write a value as it is stored between steps: fields by their aliases, under which a model reads itself again.
+
+    Raises:
+        PydanticSerializationError: it holds what JSON or UTF-8 cannot.
+    """
+    return adapter.dump_json(value, by_alias=True)
+
+
+def from_json(adapter: TypeAdapter[Any], stored: bytes) -> Any:  # noqa: ANN401  what the adapter is for
+    """
+    Read a value that `to_json` has written; a field that has no alias to be written by is read by its name.
+
+    Raises:
+        ValidationError: it does not fit.
+    """
+    return adapter.validate_json(stored, by_alias=True, by_name=True)
+
+
 _agents: dict[str, Agent[Any, Any]] = {}
 
 

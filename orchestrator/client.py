@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, get_args
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from orchestrator.agent import load_agents
+from orchestrator.agent import from_json, load_agents, to_json
 from orchestrator.broker import producer_app
 from orchestrator.errors import InvalidInput, KeyConflict, RunCancelled, RunFailed, RunNotFound, UnknownFlow, WrongState
 from orchestrator.messages import Choice, Priority, RunStatus
@@ -161,8 +161,9 @@ class Run:
         value = self._store.value(self.id, state.output or "")
         if value is None:
             raise RunNotFound(self.id)
+        load_agents(self._client.settings.agents)
         flow = flows().get(state.flow)
-        return (flow.output if flow else ANY).validate_json(value)
+        return from_json(flow.output if flow else ANY, value)
 
     def value(self, name: str) -> Any:  # noqa: ANN401  any JSON
         """Return a stored value as plain JSON data: `input`, or what a step's `input`, `output` or `draft` names."""
@@ -420,7 +421,7 @@ class Client:
 
     def _encode(self, flow: Flow, value: object) -> bytes:
         try:
-            return flow.input.dump_json(flow.input.validate_python(value))
+            return to_json(flow.input, flow.input.validate_python(value))
         except ValidationError as error:
             why = describe(error)
         except PydanticSerializationError as error:

@@ -79,6 +79,7 @@ class StepState(PlanStep):
     Attributes:
         input: the name of the value it takes; `output`: of the one it gave; `draft`: of the one its gate sent back.
         attempt: begins in this revision; `begins`: begins in all; `revision`: times its gate sent it back.
+        instead_of: the agent it fell back from, while it does.
         dispatches: messages published for this attempt; `fence`: the token of the attempt that may commit.
     """
 
@@ -98,6 +99,7 @@ class StepState(PlanStep):
     reason: str | None = None
     feedback: Annotated[tuple[str, ...], BeforeValidator(_empty_table_is_a_list)] = ()
     degraded: bool = False
+    instead_of: str | None = None
     waiting: Waiting | None = None
     decision: Decided | None = None
 

@@ -88,7 +88,7 @@ class Settings(BaseSettings):
         try:
             _ = parts.port
         except ValueError:
-            msg = "has a port that is no number from 0 to 65535"
+            msg = "has a port that is no number; it is redis://[[user]:password@]host[:port][/database]"
             raise ValueError(msg) from None
         return value
 

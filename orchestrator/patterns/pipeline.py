@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from itertools import pairwise
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard, get_args
 
@@ -190,8 +189,7 @@ class Pipeline:
         for step in names:
             if names.count(step) > 1:
                 raise self._invalid(f"two stages are named {step!r}; name one of them: Stage(..., name=...)")
-        for before, after in pairwise(steps):
-            self._check_fit(before, after)
+        self._check_fits(steps)
         following = [*names[1:], None]
         self._plan = tuple(
             step.plan.model_copy(update={"next": after}) for step, after in zip(steps, following, strict=True)
@@ -256,9 +254,25 @@ class Pipeline:
             steps[-1] = _Step(plan, last.agent, stage.gate)
         return steps
 
-    def _check_fit(self, before: _Step, after: _Step) -> None:
+    def _check_fits(self, steps: list[_Step]) -> None:
+        """Check that each step, and each fallback in its stead, takes what is given and gives what is taken."""
+        at = {step.plan.name: number for number, step in enumerate(steps)}
+        for number, step in enumerate(steps):
+            after = steps[number + 1] if number + 1 < len(steps) else None
+            if after:
+                self._check_fit(step.plan.name, step.agent.output_type, after.plan.name, after.agent.input_type)
+            fallback = step.gate.fallback_agent if step.gate else None
+            if fallback is None:
+                continue
+            start = at[step.plan.start or step.plan.name]
+            before = steps[start - 1] if start else None
+            given = before.agent.output_type if before else steps[start].agent.input_type
+            self._check_fit(before.plan.name if before else "the input", given, fallback.name, fallback.input_type)
+            if after:
+                self._check_fit(fallback.name, fallback.output_type, after.plan.name, after.agent.input_type)
+
+    def _check_fit(self, giver: str, given: object, taker: str, taken: object) -> None:
         # JSON is what passes between stages, so what counts is the fields, not the class.
-        given, taken = before.agent.output_type, after.agent.input_type
         if not (_says_its_fields(given) and _says_its_fields(taken)):
             return
         written = {name: field for name, field in given.model_fields.items() if not field.exclude}
@@ -269,7 +283,7 @@ class Pipeline:
         missing = [name for name, names in wanted.items() if not names & offered]
         if missing:
             raise self._invalid(
-                f"{after.plan.name!r} needs {', '.join(missing)}, which {before.plan.name!r} does not give "
+                f"{taker!r} needs {', '.join(missing)}, which {giver!r} does not give "
                 f"({given.__name__} → {taken.__name__})"
             )
 

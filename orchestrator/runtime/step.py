@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
-from orchestrator.agent import Context
+from orchestrator.agent import Context, from_json, to_json
 from orchestrator.client import describe
 from orchestrator.errors import AgentFailed, PayloadTooLarge
 from orchestrator.patterns.canvas import publish
@@ -94,6 +95,7 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
         reason, cause = failed.args[1], failed.__cause__
     except PayloadTooLarge as error:
         reason = str(error)
+    reason = shorten(reason)  # it is in the log, in Flower and in Celery's result too
     outcome = process.store.fail(begun, reason)
     if outcome != "failed":
         raise _refusal(outcome)
@@ -109,8 +111,8 @@ def _work(agent: Agent[Any, Any], process: WorkerProcess, begun: Begun) -> Judge
     """Run the handler on the step's input under its lease, and its gate on the output."""
     step = begun.step
     try:
-        value = agent.input.validate_json(begun.value)
-        draft = agent.output.validate_json(begun.draft) if begun.draft else None
+        value = from_json(agent.input, begun.value)
+        draft = from_json(agent.output, begun.draft) if begun.draft else None
     except ValidationError as error:
         raise AgentFailed(step.name, f"the input does not fit agent {agent.name!r}: {describe(error)}") from None
     cancelled = threading.Event()
@@ -152,16 +154,19 @@ def _work(agent: Agent[Any, Any], process: WorkerProcess, begun: Begun) -> Judge
         raise AgentFailed(step.name, f"{type(error).__name__}: {error}") from error
     try:
         output = agent.output.validate_python(given)
+        written = to_json(agent.output, output)
+    except PydanticSerializationError as error:
+        raise AgentFailed(step.name, f"agent {agent.name!r} returned what cannot be written as JSON: {error}") from None
     except ValidationError as error:
         raise AgentFailed(
             step.name, f"agent {agent.name!r} returned what it does not declare: {describe(error)}"
         ) from None
-    return _judge(agent, begun, output)
+    return _judge(begun, output, written)
 
 
-def _judge(agent: Agent[Any, Any], begun: Begun, output: object) -> Judged:
+def _judge(begun: Begun, output: object, value: bytes) -> Judged:
     """Ask the step's gate. A fallback's output passes: it is the answer of last resort."""
-    step, value = begun.step, agent.output.dump_json(output)
+    step = begun.step
     if not step.gated or step.degraded:
         return Judged(value)
     flow = flows().get(begun.flow)

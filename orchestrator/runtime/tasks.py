@@ -46,6 +46,7 @@ def register_tasks(app: Celery) -> None:
         acks_late=True,
         reject_on_worker_lost=True,
         Request="orchestrator.runtime.request:StartRequest",
+        shared=False,  # or every other app of the process, the producers' too, would get the task
     )(start)
 
 
@@ -73,6 +74,7 @@ def _register_agent(app: Celery, agent: Agent[Any, Any]) -> None:
     app.task(
         name=agent.name,
         bind=True,
+        shared=False,
         base=StepTask,
         soft_time_limit=None if agent.is_async else agent.timeout,
         time_limit=agent.timeout + HARD_LIMIT_GRACE,

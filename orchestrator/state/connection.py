@@ -41,8 +41,9 @@ def connect(settings: Settings, *, retry: float | None = None) -> Redis:
     """
     Make a client of the state's Redis; replies are bytes.
 
-    Every script may be sent twice (their replies are the same then), so a lost connection is retried here, with
-    backoff and jitter, instead of failing a step because Redis restarted.
+    Every script may be sent twice: submit, begin, commit and fail answer the same again, the others find their work
+    done. So a lost connection is retried here, with backoff and jitter, instead of failing a step because Redis
+    restarted.
 
     Args:
         settings: where Redis is.

@@ -102,6 +102,8 @@ def _step_revised(folding: _Folding, event: Event) -> None:
     span = list(folding.span(event))
     for step in span:
         step.update(status="pending", attempt=0, revision=cast("int", step.get("revision", 0)) + 1)
+        if first := step.pop("instead_of", None):
+            step.update(agent=first, degraded=False, reason=None)
     feedback = cast("list[object]", span[0].get("feedback", []))
     span[0]["feedback"] = [*feedback, event.data["feedback"]]
     span[-1].pop("output", None)
@@ -112,6 +114,7 @@ def _step_revised(folding: _Folding, event: Event) -> None:
 
 def _step_fell_back(folding: _Folding, event: Event) -> None:
     data, step = event.data, folding.step(event)
+    step.setdefault("instead_of", step["agent"])
     step.update(agent=data["agent"], input=data["input"], reason=data["reason"], degraded=True, attempt=0)
     step.pop("output", None)
     folding.ready(step, event)

@@ -144,19 +144,34 @@ class RunStore:
     # Submitting
 
     def submit(self, submissions: Sequence[Submission]) -> list[Submitted]:
-        """Create runs, all in one round trip; each alone is atomic. The inputs' sizes were checked before."""
+        """
+        Create runs, all in one round trip (two where there are keys); each alone is atomic.
+
+        The inputs' sizes were checked before.
+        """
+        ids = [keys.new_run_id(self.settings.shards, one.key, one.tenant) for one in submissions]
+        holders = self._holders(ids, submissions)
         pipe = self.client.pipeline(transaction=False) if len(submissions) > 1 else None
         sent: list[tuple[str, bytes]] = []
         replies: list[list[bytes]] = []
-        for submission in submissions:
-            run_id = keys.new_run_id(self.settings.shards, submission.key, submission.tenant)
+        for run_id, holder, submission in zip(ids, holders, submissions, strict=True):
             ttl_ms = milliseconds(submission.deadline) + milliseconds(submission.retention)
             stored = self.payloads.put(run_id, "input", submission.value, ttl_ms=ttl_ms)
             sent.append((run_id, stored))
-            replies.append(self._submit(run_id, submission, stored, pipe))
+            replies.append(self._submit(run_id, holder, submission, stored, pipe))
         if pipe is not None:
             replies = pipe.execute()
         return [self._submitted(*one, reply) for one, reply in zip(sent, replies, strict=True)]
+
+    def _holders(self, ids: Sequence[str], submissions: Sequence[Submission]) -> list[str]:
+        """Return the runs that the keys belong to now; where there is no key, or nobody has it, the new run."""
+        if all(one.key is None for one in submissions):
+            return list(ids)
+        pipe = self.client.pipeline(transaction=False)
+        for run_id, one in zip(ids, submissions, strict=True):
+            pipe.get(keys.idempotency(run_id, one.tenant, one.key or ""))
+        records = cast("list[bytes | None]", pipe.execute())
+        return [record.split()[0].decode() if record else run_id for run_id, record in zip(ids, records, strict=True)]
 
     def _submitted(self, run_id: str, stored: bytes, reply: list[bytes]) -> Submitted:
         what, found = (part.decode() for part in reply)
@@ -166,7 +181,9 @@ class RunStore:
         self.payloads.drop(run_id, stored)
         return Submitted(found, cast('Literal["existing", "conflict"]', what))
 
-    def _submit(self, run_id: str, submission: Submission, stored: bytes, pipe: Pipeline | None) -> list[bytes]:
+    def _submit(
+        self, run_id: str, holder: str, submission: Submission, stored: bytes, pipe: Pipeline | None
+    ) -> list[bytes]:
         facts: dict[str, object] = {
             "flow": submission.flow,
             "tenant": submission.tenant,
@@ -183,6 +200,7 @@ class RunStore:
         return self._scripts.submit(
             run_id,
             keys.idempotency(run_id, submission.tenant, submission.key or ""),
+            holder,
             plan=json.dumps(facts),
             value=stored,
             deadline_ms=milliseconds(submission.deadline),

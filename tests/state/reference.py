@@ -201,5 +201,6 @@ class ReferenceRun:
         for name in self.order[begin : end + 1]:
             step = self.steps[name]
             step.status, step.attempt, step.revision = "pending", 0, step.revision + 1
+            step.agent, step.degraded = step.plan.agent, False
         gated.output = None
         first.status = "ready"

@@ -158,7 +158,7 @@ def test_a_fault_planted_in_a_script_is_found_by_the_state_machine(
         run_state_machine_as_test(
             cast("type[Runs]", lambda: Runs(store)),
             settings=hypothesis.settings(
-                max_examples=300,
+                max_examples=1000,  # it stops at the first that fails
                 stateful_step_count=40,
                 deadline=None,
                 database=None,

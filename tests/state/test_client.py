@@ -378,7 +378,6 @@ def test_entries_of_a_run_that_is_gone_leave_the_indexes_when_the_caretaker_look
     assert not redis_client.exists(keys.run(run_id))
 
 
-@pytest.mark.xfail(strict=True, reason="a step that fell back keeps its fallback when a gate behind it sends it back")
 def test_a_step_that_fell_back_is_its_own_agents_again_when_the_run_is_sent_back_past_it(client: Client) -> None:
     # given a step behind whose flow there is a gate, and which fell back to an agent that takes the flow's input
     plan = (

@@ -6,6 +6,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+import celery._state
 import pytest
 from celery import Celery
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 @pytest.fixture
 def deliver(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Run, str], Any]]:
     """Deliver a step to its agent's task and return what it returns; what it raises is raised."""
+    # Celery announces tasks to every app that is finalised later in the process; here each test has its own.
+    monkeypatch.setattr(celery._state, "_on_app_finalizers", set(celery._state._on_app_finalizers))  # noqa: SLF001
     app = Celery("test", set_as_current=False)
     app.conf.update(celery_config(settings))
     register_tasks(app)
@@ -119,3 +122,12 @@ def test_whatever_a_handler_raises_is_its_runs_reason_in_one_short_line(
         assert len(text) < 600
         assert len(text.splitlines()) == 1
         text.encode()
+
+
+def test_the_tasks_of_a_workers_app_are_no_producers(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given an app with the agents' tasks
+    monkeypatch.setattr(celery._state, "_on_app_finalizers", set(celery._state._on_app_finalizers))  # noqa: SLF001
+    register_tasks(Celery("worker", set_as_current=False))
+
+    # when a producer in the same process makes an app of its own, then it has none of them
+    assert "state.count" not in Celery("producer", set_as_current=False).tasks

@@ -13,7 +13,7 @@ from orchestrator import Client, InvalidInput, KeyConflict, PayloadTooLarge, Unk
 from orchestrator.state import keys
 from tests.servers import on_valkey, wait_until
 from tests.state import flows
-from tests.state.flows import Aliased, Note, aliasing, counting, loosely, summing
+from tests.state.flows import Note, aliasing, counting, loosely, summing
 from tests.state.invariants import look, problems
 
 if TYPE_CHECKING:
@@ -108,16 +108,6 @@ def test_a_large_input_is_kept_compressed_behind_a_claim_check(client: Client, r
     assert redis_client.strlen(blob) < len(text) / 10
     assert redis_client.pttl(blob) > client.settings.run_deadline * 1000
     assert run.value("input")["text"] == text
-
-
-@pytest.mark.parametrize("value", [{"body": "b", "tag": "t"}, Aliased(body="b", tag="t")])
-def test_a_model_with_aliases_reaches_its_agent_as_it_was(client: Client, value: object) -> None:
-    # given an input whose fields are called otherwise outside, when it is submitted
-    run = client.submit(aliasing, value)
-
-    # then the worker can read it
-    stored = client.store.value(run.id, "input") or b""
-    assert aliasing.input.validate_json(stored, by_alias=True, by_name=True) == Aliased(body="b", tag="t")
 
 
 # Idempotency keys
@@ -431,3 +421,16 @@ def test_a_run_past_its_deadline_starts_no_step_even_before_anybody_has_noticed(
 
 def test_the_agents_that_submission_needs_are_registered_here() -> None:
     assert {step.agent for flow in (counting, aliasing, loosely, summing) for step in flow.plan()} == set(flows.QUEUES)
+
+
+def test_a_key_whose_run_has_expired_is_free_again(client: Client, redis_client: Redis) -> None:
+    # given a run that has ended, and is gone after its retention, long before its deadline
+    first = client.submit("counting", {"text": "a"}, key="ticket")
+    first.cancel()
+    redis_client.delete(keys.run(first.id), keys.data(first.id), keys.events(first.id))
+    # when the key comes again
+    second = client.submit("counting", {"text": "a"}, key="ticket")
+    # then it is new work and not a run that nobody can find
+    assert second.id != first.id
+    assert second.status() == "queued"
+    assert client.submit("counting", {"text": "a"}, key="ticket").id == second.id

@@ -60,10 +60,11 @@ class Scripts:
         self._due = register("due")
         self._lead = register("lead")
 
-    def submit(
+    def submit(  # noqa: PLR0913  one parameter for each key and ARGV
         self,
         run_id: str,
         key: str,
+        holder: str,
         *,
         plan: str,
         value: bytes,
@@ -78,7 +79,7 @@ class Scripts:
         return cast(
             "Reply",
             self._submit(
-                [*keys.of_run(run_id), key],
+                [*keys.of_run(run_id), key, keys.run(holder)],
                 [plan, value, deadline_ms, retention_ms, dispatch_ms, refused, digest],
                 client=pipe,
             ),

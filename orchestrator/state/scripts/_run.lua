@@ -118,6 +118,7 @@ end
 
 local function fall_back(step, rec, agent, reason, dispatch_ms)
   local start = load(rec.start or step)
+  rec.instead_of = rec.instead_of or rec.agent
   rec.agent, rec.reason, rec.degraded = agent, reason, true
   rec.input, rec.attempt = start.input, 0
   emit('StepFellBack', {step = step, agent = agent, input = rec.input, reason = reason})

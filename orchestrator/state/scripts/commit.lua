@@ -51,6 +51,10 @@ local name = first
 while true do
   local back = load(name)
   back.status, back.attempt, back.revision = 'pending', 0, (back.revision or 0) + 1
+  if back.instead_of then
+    -- The fallback took the input of where its gate begins; what comes now is its first agent's.
+    back.agent, back.instead_of, back.degraded, back.reason = back.instead_of, nil, nil, nil
+  end
   if name == first then
     back.feedback = back.feedback or {}
     back.feedback[#back.feedback + 1] = details.feedback

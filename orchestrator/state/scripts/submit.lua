@@ -1,6 +1,7 @@
 --[[ submit: create a run, its first step ready with a dispatch deadline; or a failed run that says why it was refused.
 KEYS[1-13]                as in _run.lua
 KEYS[14]  key     string  {sNN}:key:<digest>, the idempotency record; touched only if ARGV[7] is not empty
+KEYS[15]  holder  hash    {sNN}:run:<id>, the run that the record named when the caller looked; else the run itself
 ARGV[1]   plan    JSON    RunSubmitted's facts: flow, tenant, priority, tags, key, steps (absent where refused)
 ARGV[2]   input   string  the first step's input, or its claim check
 ARGV[3]   deadline_ms   int  > 0, from now
@@ -17,7 +18,9 @@ if ARGV[7] ~= '' then
   local known = redis.call('GET', KEYS[14])
   if known then
     local id, digest = string.match(known, '^(%S+) (%S+)$')
-    return {digest == ARGV[7] and 'existing' or 'conflict', id}
+    -- The record is written for the longest the run can last; where the run has ended and expired, the key is free.
+    local expired = string.match(KEYS[15], '([^:]+)$') == id and redis.call('EXISTS', KEYS[15]) == 0
+    if not expired then return {digest == ARGV[7] and 'existing' or 'conflict', id} end
   end
 end
 local facts = cjson.decode(ARGV[1])
