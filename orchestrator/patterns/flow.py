@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from orchestrator.agent import Agent
     from orchestrator.messages import PlanStep
-    from orchestrator.patterns.pipeline import Gate
+    from orchestrator.patterns.gate import Gate
 
 
 class Flow(Protocol):

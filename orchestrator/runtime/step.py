@@ -20,7 +20,7 @@ from orchestrator.client import describe
 from orchestrator.errors import AgentFailed, PayloadTooLarge
 from orchestrator.patterns.canvas import publish
 from orchestrator.patterns.flow import flows
-from orchestrator.patterns.pipeline import Decision
+from orchestrator.patterns.gate import Decision
 from orchestrator.runtime.outcomes import StepAgain, StepClosed, StepSuperseded
 from orchestrator.state.runs import Begun, Committed, Refused, milliseconds, shorten
 

@@ -19,7 +19,7 @@ import orchestrator
 from orchestrator import Settings, testing
 from orchestrator.cli.entry import app
 from orchestrator.messages import Priority, RunStatus, StepStatus
-from orchestrator.patterns.pipeline import Action, Default, OnFail, Then
+from orchestrator.patterns.gate import Action, Default, OnFail, Then
 from tests.docs.pages import ROOT
 
 if TYPE_CHECKING:
