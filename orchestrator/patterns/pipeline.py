@@ -11,13 +11,14 @@ from orchestrator.agent import Agent, agents, definition_site
 from orchestrator.errors import InvalidFlow, UnknownAgent
 from orchestrator.messages import PlanStep
 from orchestrator.patterns.flow import register
-from orchestrator.patterns.gate import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pydantic import TypeAdapter
     from pydantic.fields import FieldInfo
+
+    from orchestrator.patterns.gate import Gate
 
 MAX_STAGES: Final = 1000
 
