@@ -37,7 +37,7 @@ MAY_IMPORT = {room: _below(rank) for room, rank in RANKS.items()} | {
     "messages": frozenset({"errors"}),
     "observability": _below(2),
     "app": _below(6) | {"observability"},
-    "testing": _below(4),
+    "testing": _below(5),
     "cli": _below(7) | {TOP},
     TOP: _below(7) | {"testing"},
 }
