@@ -78,7 +78,8 @@ class StepState(PlanStep):
 
     Attributes:
         input: the name of the value it takes; `output`: of the one it gave; `draft`: of the one its gate sent back.
-        attempt: begins in this revision; `begins`: begins in all; `revision`: times its gate sent it back.
+        attempt: begins in this revision; `begins`: begins in all; `revision`: times a gate sent it back.
+        sent_back: times its own gate did, since an outer one last did.
         instead_of: the agent it fell back from, while it does.
         dispatches: messages published for this attempt; `fence`: the token of the attempt that may commit.
     """
@@ -90,6 +91,7 @@ class StepState(PlanStep):
     attempt: int = 0
     begins: int = 0
     revision: int = 0
+    sent_back: int = 0
     dispatches: int = 0
     fence: str | None = None
     worker: str | None = None

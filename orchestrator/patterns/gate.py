@@ -104,13 +104,13 @@ class Gate:
         """The agent to fall back to."""
         return agents().get(self.fallback) if isinstance(self.fallback, str) else self.fallback
 
-    def decide(self, output: object, *, revision: int) -> Decision:
+    def decide(self, output: object, *, sent_back: int) -> Decision:
         """
         Judge an output.
 
         Args:
             output: what the stage gave.
-            revision: how often the gate has sent the stage back so far.
+            sent_back: how often the gate has sent the stage back so far.
 
         Returns:
             What is to be done: never `revise` beyond `max_revisions`, never `fallback` without an agent for it.
@@ -120,8 +120,8 @@ class Gate:
             decision = verdict
         else:
             decision = Decision("pass") if verdict else Decision(self.on_fail, "the gate's check said no")
-        if decision.action == "revise" and revision >= self.max_revisions:
-            times = "once" if revision == 1 else f"{revision} times"
+        if decision.action == "revise" and sent_back >= self.max_revisions:
+            times = "once" if sent_back == 1 else f"{sent_back} times"
             decision = Decision(self.then, f"still not accepted after it was revised {times}: {decision.reason}")
         if decision.action == "fallback" and self.fallback is None:
             return Decision("reject", f"{decision.reason} (and the gate names no fallback)")

@@ -177,7 +177,7 @@ def _judge(begun: Begun, output: object, value: bytes) -> Judged:
             f"this worker does not know flow {begun.flow!r} with a gate here; add its module to CELERIAC_AGENTS",
         )
     try:
-        decision = gate.decide(output, revision=step.revision)
+        decision = gate.decide(output, sent_back=step.sent_back)
     except Exception as error:
         logger.exception("run %s step %s: the gate raised", begun.run_id, step.name)
         raise AgentFailed(step.name, f"its gate raised {type(error).__name__}: {error}") from error

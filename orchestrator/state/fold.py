@@ -104,6 +104,9 @@ def _step_revised(folding: _Folding, event: Event) -> None:
         step.update(status="pending", attempt=0, revision=cast("int", step.get("revision", 0)) + 1)
         if first := step.pop("instead_of", None):
             step.update(agent=first, degraded=False, reason=None)
+    for step in span[:-1]:
+        step.pop("sent_back", None)
+    span[-1]["sent_back"] = cast("int", span[-1].get("sent_back", 0)) + 1
     feedback = cast("list[object]", span[0].get("feedback", []))
     span[0]["feedback"] = [*feedback, event.data["feedback"]]
     span[-1].pop("output", None)

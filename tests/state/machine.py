@@ -331,7 +331,7 @@ class Runs(RuleBasedStateMachine):
             model = reference.steps[step.name]
             assert (step.status, step.agent, step.degraded) == (model.status, model.agent, model.degraded)
             assert (step.attempt, step.begins, step.revision) == (model.attempt, model.begins, model.revision)
-            assert (step.feedback, step.fence) == (model.feedback, model.fence)
+            assert (step.feedback, step.fence, step.sent_back) == (model.feedback, model.fence, model.sent_back)
             assert values.get(step.draft or "") == model.draft
             assert model.output in (None, values.get(step.output or ""))
 

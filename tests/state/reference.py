@@ -24,6 +24,7 @@ class ReferenceStep:
     attempt: int = 0
     begins: int = 0
     revision: int = 0
+    sent_back: int = 0
     degraded: bool = False
     feedback: tuple[str, ...] = ()
     value: bytes = b""
@@ -202,5 +203,6 @@ class ReferenceRun:
             step = self.steps[name]
             step.status, step.attempt, step.revision = "pending", 0, step.revision + 1
             step.agent, step.degraded = step.plan.agent, False
+            step.sent_back = step.sent_back + 1 if step is gated else 0
         gated.output = None
         first.status = "ready"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
-    from orchestrator import Client
+    from orchestrator import Client, StepState
     from orchestrator.client import Run
     from orchestrator.state.runs import Verdict
 
@@ -408,6 +408,34 @@ def test_a_step_that_fell_back_is_its_own_agents_again_when_the_run_is_sent_back
     step = store.load(run_id).step("review")
     assert step is not None
     assert (step.agent, step.degraded, step.reason) == ("b", False, None)
+
+
+def test_what_an_outer_gate_sends_back_starts_afresh_at_the_gates_within(client: Client) -> None:
+    # given a gate within a flow behind which there is another gate
+    plan = (
+        PlanStep(name="draft", agent="a", next="review", gated=True),
+        PlanStep(name="review", agent="b", start="draft", gated=True),
+    )
+    submission = Submission(flow="flow", plan=plan, value=b"1", deadline=60.0, retention=60.0, tags={})
+    store = client.store
+    run_id = store.submit([submission])[0].run_id
+
+    def work(step: str, agent: str, verdict: Verdict = "complete", /, **details: object) -> StepState:
+        begun = store.begin(run_id, step, agent=agent, nonce="n", worker="w")
+        assert isinstance(begun, Begun)
+        store.commit(begun, b"1", verdict, details)
+        return begun.step
+
+    # when the inner one has sent its stage back twice, and then the outer one all of it
+    work("draft", "a", "revise", feedback="once")
+    work("draft", "a", "revise", feedback="twice")
+    assert work("draft", "a").sent_back == 2
+    work("review", "b", "revise", feedback="all of it")
+
+    # then the inner gate has sent back nothing of what comes now, and the outer one has once
+    step = work("draft", "a")
+    assert (step.sent_back, step.revision) == (0, 3)
+    assert work("review", "b").sent_back == 1
 
 
 def test_a_commit_sent_again_because_its_reply_was_lost_keeps_what_it_recorded(client: Client) -> None:

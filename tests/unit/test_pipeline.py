@@ -494,4 +494,4 @@ NO = "the gate's check said no"
 def test_a_gate_decides_by_its_check_and_its_limits(
     check: Callable[[object], Any], options: dict[str, Any], revision: int, decision: Decision
 ) -> None:
-    assert Gate(check, **options).decide(7, revision=revision) == decision
+    assert Gate(check, **options).decide(7, sent_back=revision) == decision

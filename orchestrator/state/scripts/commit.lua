@@ -51,6 +51,8 @@ local name = first
 while true do
   local back = load(name)
   back.status, back.attempt, back.revision = 'pending', 0, (back.revision or 0) + 1
+  -- A gate's own count: what an outer gate sends back starts afresh at the gates within.
+  back.sent_back = name == step and (back.sent_back or 0) + 1 or nil
   if back.instead_of then
     -- The fallback took the input of where its gate begins; what comes now is its first agent's.
     back.agent, back.instead_of, back.degraded, back.reason = back.instead_of, nil, nil, nil
