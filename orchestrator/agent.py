@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 import time
+import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, get_type_hints
 
@@ -211,6 +212,13 @@ def is_agent(name: object) -> bool:
     return name in _agents
 
 
+def _raised_in(error: BaseException) -> str:
+    """Return `file:line: ` of where a module's import failed; nothing where the module itself was not found."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    inside = [frame for frame in frames if frame.filename not in {__file__, importlib.__file__}]
+    return f"{inside[-1].filename}:{inside[-1].lineno}: " if inside else ""
+
+
 def load_agents(modules: Iterable[str]) -> None:
     """
     Import the modules that define agents and flows.
@@ -227,4 +235,4 @@ def load_agents(modules: Iterable[str]) -> None:
         except Exception as error:
             # Whatever a user's module raises while it is imported, the remedy is in that module.
             why = " ".join(f"{type(error).__name__}: {error}".split())
-            raise AgentsNotFound(module, why) from error
+            raise AgentsNotFound(module, f"{_raised_in(error)}{why}") from error

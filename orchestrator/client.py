@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
+from kombu.exceptions import OperationalError
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
+from redis.exceptions import RedisError
 
 from orchestrator.agent import from_json, load_agents, to_json
 from orchestrator.broker import producer_app
@@ -30,7 +33,9 @@ if TYPE_CHECKING:
     from orchestrator.messages import Event, RunState
     from orchestrator.patterns.flow import Flow
     from orchestrator.settings import Settings
-    from orchestrator.state.runs import Committed, Submitted
+    from orchestrator.state.runs import Committed
+
+logger = logging.getLogger(__name__)
 
 MAX_TAGS: Final = 32
 MAX_TEXT: Final = 256
@@ -271,6 +276,9 @@ class Client:
             InvalidInput: the input or an option does not fit; nothing was enqueued.
             PayloadTooLarge: with the size and the limit.
             KeyConflict: the key was used with another input.
+
+        A broker that cannot be reached is no error but a warning in the log: the run is stored, and a worker publishes
+        it when the broker is back.
         """
         return self.submit_many(
             flow,
@@ -321,7 +329,7 @@ class Client:
         for start in range(0, len(submissions), BATCH):
             batch = submissions[start : start + BATCH]
             submitted = self.store.submit(batch)
-            self._publish(submitted)
+            self._publish([one.run_id for one in submitted if one.what == "created"])
             for submission, one in zip(batch, submitted, strict=True):
                 if one.what == "conflict":
                     raise KeyConflict(submission.key or "", one.run_id)
@@ -402,13 +410,17 @@ class Client:
     def carry_on(self, run_id: str, committed: Committed) -> None:
         """Publish what became ready by a commit or a decision, if anything did."""
         if committed.what in {"next", "again"}:
-            publish(self.app, self.store.load(run_id))
+            self._publish([run_id])
 
-    def _publish(self, submitted: Sequence[Submitted]) -> None:
-        # A producer that dies here leaves runs whose dispatch deadline brings them on: created is as good as enqueued.
-        created = [one.run_id for one in submitted if one.what == "created"]
-        for state in self.store.load_many(created):
-            publish(self.app, state)
+    def _publish(self, run_ids: Sequence[str]) -> None:
+        # Stored is as good as enqueued: where the producer dies here, or the broker is away, the dispatch deadline of
+        # the step that is ready brings the run on. An error would have the caller submit the same work again.
+        try:
+            for state in self.store.load_many(run_ids):
+                publish(self.app, state)
+        except (OperationalError, RedisError) as error:
+            why = " ".join(str(error).split())
+            logger.warning("stored, but not published yet: %s; a worker does it when the broker is back", why)
 
     def _flow(self, flow: Flow | str) -> Flow:
         if not isinstance(flow, str):

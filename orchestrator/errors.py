@@ -7,6 +7,7 @@ OrchestratorError
 │   ├── DuplicateName        a name is registered twice
 │   ├── InvalidAgent         a handler cannot be an agent
 │   ├── InvalidFlow          a flow cannot be built
+│   ├── InvalidGate          a gate's options do not fit
 │   ├── UnknownAgent         a flow names an agent nobody registered
 │   └── AgentsNotFound       a module named in the settings cannot be imported
 ├── InvalidInput             what was handed in is refused before anything is enqueued
@@ -15,8 +16,7 @@ OrchestratorError
 │   └── KeyConflict          the idempotency key was used with another input
 ├── StateError
 │   ├── RunNotFound
-│   ├── WrongState           the run is not in a state that allows the call
-│   └── StoreUnavailable     Redis cannot be reached or refuses us
+│   └── WrongState           the run is not in a state that allows the call
 ├── RunFailed                the run ended without a result
 ├── RunCancelled
 ├── AgentFailed              a step's handler raised, or its gate rejected its output
@@ -74,6 +74,16 @@ class InvalidFlow(DefinitionError):
         return f"flow {self.args[0]!r} ({self.args[1]}): {self.args[2]}"
 
 
+class InvalidGate(DefinitionError):
+    """A gate's options do not fit. `InvalidGate(where, why)`."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(where, why)
+
+    def __str__(self) -> str:
+        return f"a gate ({self.args[0]}): {self.args[1]}"
+
+
 class UnknownAgent(DefinitionError):
     """A flow names an agent nobody registered. `UnknownAgent(flow, where, agent, known)`."""
 
@@ -97,7 +107,7 @@ class AgentsNotFound(DefinitionError):
     def __str__(self) -> str:
         return (
             f"cannot import {self.args[0]!r}, named in CELERIAC_AGENTS or the setting `agents`: {self.args[1]}; "
-            "correct the name, install the package, or run in the folder that holds it"
+            "mend that, or correct the name; the module must be installed or below the current folder"
         )
 
 
@@ -170,16 +180,6 @@ class WrongState(StateError):
 
     def __str__(self) -> str:
         return f"run {self.args[0]}: {self.args[1]}"
-
-
-class StoreUnavailable(StateError):
-    """Redis cannot be reached or refuses us. `StoreUnavailable(url, why)`; the URL without its password."""
-
-    def __init__(self, url: str, why: str) -> None:
-        super().__init__(url, why)
-
-    def __str__(self) -> str:
-        return f"Redis at {self.args[0]}: {self.args[1]}; start it, or correct CELERIAC_REDIS_URL"
 
 
 class RunFailed(OrchestratorError):

@@ -22,6 +22,8 @@ from orchestrator.errors import InvalidSettings
 CONFIG_VARIABLE = "CELERIAC_CONFIG"
 DEFAULT_CONFIG = Path("config/settings.toml")
 
+BROKERS = frozenset({"redis", "rediss", "redis+socket", "sentinel", "unix", "amqp", "amqps", "pyamqp"})
+
 Pool = Literal["prefork", "threads", "solo"]
 
 
@@ -75,6 +77,14 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _broker_scheme(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and urlsplit(value.get_secret_value()).scheme not in BROKERS:
+            msg = f"must start with one of {', '.join(sorted(f'{scheme}://' for scheme in BROKERS))}"
+            raise ValueError(msg)
+        return value
 
     @field_validator("redis_url")
     @classmethod

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from math import inf
 from typing import Any, Final, Literal, get_args
 
 from orchestrator.agent import Agent, agents, definition_site
-from orchestrator.errors import InvalidFlow
+from orchestrator.errors import InvalidGate
 
 Action = Literal["pass", "revise", "reject", "fallback", "human"]
 OnFail = Literal["revise", "reject", "fallback", "human"]
@@ -24,6 +25,11 @@ class Decision:
 
     action: Action
     reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.action not in get_args(Action):
+            msg = f"a decision's action is one of {', '.join(get_args(Action))}, not {self.action!r}"
+            raise ValueError(msg)
 
     @classmethod
     def ok(cls) -> Decision:
@@ -68,7 +74,7 @@ class Gate:
         timeout: seconds a person has; `default`: what is decided for them then.
 
     Raises:
-        InvalidFlow: a value does not fit; the message names the file.
+        InvalidGate: a value does not fit; the message names the file.
     """
 
     check: Check
@@ -86,18 +92,23 @@ class Gate:
         self._one_of(where, "then", self.then, get_args(Then))
         self._one_of(where, "default", self.default, get_args(Default))
         if not callable(self.check):
-            raise InvalidFlow("Gate", where, "check must be a function of the stage's output")
+            raise InvalidGate(where, "check must be a function of the stage's output")
+        if inspect.iscoroutinefunction(self.check) or isinstance(self.check, Agent):
+            # A coroutine that nobody awaits is true, and would let everything pass.
+            raise InvalidGate(
+                where, "check must be a plain `def`; what has to wait for a model is a stage of its own before"
+            )
         if self.max_revisions < 0:
-            raise InvalidFlow("Gate", where, f"max_revisions must be 0 or more, not {self.max_revisions}")
+            raise InvalidGate(where, f"max_revisions must be 0 or more, not {self.max_revisions}")
         if not 0 < self.timeout < inf:
-            raise InvalidFlow("Gate", where, f"timeout must be above 0 s and finite, not {self.timeout}")
+            raise InvalidGate(where, f"timeout must be above 0 s and finite, not {self.timeout}")
         if self.fallback is None and "fallback" in {self.on_fail, self.then, self.default}:
-            raise InvalidFlow("Gate", where, "name the agent to fall back to: Gate(..., fallback=agent)")
+            raise InvalidGate(where, "name the agent to fall back to: Gate(..., fallback=agent)")
 
     @staticmethod
     def _one_of(where: str, name: str, value: str, allowed: tuple[str, ...]) -> None:
         if value not in allowed:
-            raise InvalidFlow("Gate", where, f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+            raise InvalidGate(where, f"{name} must be one of {', '.join(allowed)}, not {value!r}")
 
     @property
     def fallback_agent(self) -> Agent[Any, Any] | None:
@@ -114,10 +125,17 @@ class Gate:
 
         Returns:
             What is to be done: never `revise` beyond `max_revisions`, never `fallback` without an agent for it.
+
+        Raises:
+            TypeError: the check returned neither a Decision nor a bool. Taken for true or false, a forgotten `return`
+                would decide.
         """
-        verdict = self.check(output)
+        verdict: object = self.check(output)
         if isinstance(verdict, Decision):
             decision = verdict
+        elif not isinstance(verdict, bool):
+            msg = f"the check must return True, False or a Decision, not {type(verdict).__name__}"
+            raise TypeError(msg)
         else:
             decision = Decision("pass") if verdict else Decision(self.on_fail, "the gate's check said no")
         if decision.action == "revise" and sent_back >= self.max_revisions:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.patterns.gate import Gate
 
 MAX_STAGES: Final = 1000
+SCALARS: Final = (str, int, float, bool, bytes)
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,8 @@ class Pipeline:
 
     def _check_fit(self, giver: str, given: object, taker: str, taken: object) -> None:
         # JSON is what passes between stages, so what counts is the fields, not the class.
+        if (given in SCALARS and _says_its_fields(taken)) or (taken in SCALARS and _says_its_fields(given)):
+            raise self._invalid(f"{taker!r} cannot take what {giver!r} gives ({_name(given)} → {_name(taken)})")
         if not (_says_its_fields(given) and _says_its_fields(taken)):
             return
         written = {name: field for name, field in given.model_fields.items() if not field.exclude}
@@ -170,6 +173,10 @@ class Pipeline:
                 f"{taker!r} needs {', '.join(missing)}, which {giver!r} does not give "
                 f"({given.__name__} → {taken.__name__})"
             )
+
+
+def _name(kind: object) -> str:
+    return getattr(kind, "__name__", repr(kind))
 
 
 def _says_its_fields(kind: object) -> TypeGuard[type[BaseModel]]:

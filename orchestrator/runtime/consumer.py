@@ -6,6 +6,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
+from celery import signals
+from celery.exceptions import NotRegistered
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from orchestrator.agent import agents
@@ -68,9 +70,7 @@ class Consumer(CeleryConsumer):
             if wrong is None:
                 handle(message)
                 return
-            set_aside(message, f"misshapen: {wrong}")
-            logger.error("a message is set aside: %s", wrong)
-            message.reject_log_error(logger, self.connection_errors)
+            self._refuse(message, f"misshapen: {wrong}")
 
         return vet
 
@@ -84,25 +84,36 @@ class Consumer(CeleryConsumer):
             return None
         return defect(headers, body)
 
-    def on_unknown_message(self, body: object, message: Message) -> None:
+    # Celery's own four say that the message was discarded, each with a traceback; this one was kept.
+
+    def on_unknown_message(self, body: object, message: Message) -> None:  # noqa: ARG002  Celery's signature
         """Keep a message that is no task at all."""
-        set_aside(message, "not a task message: it names no task")
-        super().on_unknown_message(body, message)
+        self._refuse(message, "not a task message: it names no task")
 
-    def on_unknown_task(self, body: object, message: Message, exc: Exception) -> None:
-        """Keep a message for a task that no module here defines."""
-        set_aside(message, f"no agent or task {exc.args[0]!r} here: check CELERIAC_AGENTS of this worker")
-        super().on_unknown_task(body, message, exc)
+    def on_unknown_task(self, body: object, message: Message, exc: Exception) -> None:  # noqa: ARG002
+        """Keep a message for a task that no module here defines, and tell whoever waits for its result."""
+        name = exc.args[0]
+        self._refuse(message, f"no agent or task {name!r} here: check CELERIAC_AGENTS of this worker")
+        task_id = (message.headers or {}).get("id")
+        if isinstance(task_id, str):
+            self.app.backend.mark_as_failure(task_id, NotRegistered(name))
+            if self.event_dispatcher:
+                self.event_dispatcher.send("task-failed", uuid=task_id, exception=f"NotRegistered({name!r})")
+        signals.task_unknown.send(sender=self, message=message, exc=exc, name=name, id=task_id)
 
-    def on_invalid_task(self, body: object, message: Message, exc: Exception) -> None:
+    def on_invalid_task(self, body: object, message: Message, exc: Exception) -> None:  # noqa: ARG002
         """Keep a message whose arguments or content type Celery refuses."""
-        set_aside(message, f"{type(exc).__name__}: {exc}")
-        super().on_invalid_task(body, message, exc)
+        self._refuse(message, f"the body cannot be decoded: {type(exc).__name__}: {exc}", exc)
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
         """Keep a message whose body cannot be decoded."""
-        set_aside(message, f"the body cannot be decoded: {exc}")
-        super().on_decode_error(message, exc)
+        self._refuse(message, f"the body cannot be decoded: {exc}", exc)
+
+    def _refuse(self, message: Message, reason: str, exc: Exception | None = None) -> None:
+        set_aside(message, reason)
+        logger.error("a message is set aside, see `celeriac dead list`: %s", reason)
+        message.reject_log_error(logger, self.connection_errors)
+        signals.task_rejected.send(sender=self, message=message, exc=exc)
 
 
 def set_aside(message: Message, reason: str) -> None:

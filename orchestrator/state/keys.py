@@ -50,8 +50,10 @@ def new_run_id(shards: int, key: str | None = None, tenant: str = "") -> str:
     return f"{now}{_base32(secrets.randbits(5 * RANDOM_DIGITS), RANDOM_DIGITS)}{shard:02x}"
 
 
-def is_run_id(text: str) -> bool:
-    """Tell whether a text has the form of a run id."""
+def is_run_id(text: object) -> bool:
+    """Tell whether this is a text of the form of a run id."""
+    if not isinstance(text, str):
+        return False
     head, shard = text[:-2], text[-2:]
     return len(text) == ID_LENGTH and set(head) <= set(ALPHABET) and set(shard) <= set("0123456789abcdef")
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from pydantic import SecretStr
 
 from orchestrator import Client, InvalidInput, KeyConflict, PayloadTooLarge, UnknownFlow
 from orchestrator.state import keys
@@ -434,3 +435,18 @@ def test_a_key_whose_run_has_expired_is_free_again(client: Client, redis_client:
     assert second.id != first.id
     assert second.status() == "queued"
     assert client.submit("counting", {"text": "a"}, key="ticket").id == second.id
+
+
+def test_a_run_is_stored_and_no_error_while_the_broker_is_away(
+    settings: Settings, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    # given a broker that cannot be reached
+    away = Client(settings.model_copy(update={"broker_url": SecretStr("redis://127.0.0.1:1/0")}))
+
+    # when a run is submitted
+    run = away.submit("counting", {"text": "a"}, key="ticket")
+
+    # then it is stored, its step due for the caretaker, and the log says so; an error would make two runs of it
+    assert client.get(run.id).status() == "queued"
+    assert "stored, but not published yet" in caplog.text
+    assert away.submit("counting", {"text": "a"}, key="ticket").id == run.id

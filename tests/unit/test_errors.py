@@ -28,7 +28,7 @@ EXAMPLES: dict[type[OrchestratorError], tuple[object, ...]] = {
     errors.KeyConflict: ("ticket-1", "0" * 24),
     errors.RunNotFound: ("0" * 24,),
     errors.WrongState: ("0" * 24, "no step waits"),
-    errors.StoreUnavailable: ("redis://***@host", "Connection refused"),
+    errors.InvalidGate: ("/a.py:1", "max_revisions must be 0 or more, not -1"),
     errors.RunFailed: ("0" * 24, "classify: ValueError: no"),
     errors.RunCancelled: ("0" * 24, "not needed"),
     errors.AgentFailed: ("classify", "ValueError: no"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from pydantic import (
@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from orchestrator import Agent, Decision, Gate, Pipeline, Stage, agent
-from orchestrator.errors import DuplicateName, InvalidFlow, UnknownAgent
+from orchestrator.errors import DuplicateName, InvalidFlow, InvalidGate, UnknownAgent
 from orchestrator.patterns import flows
 from orchestrator.patterns.pipeline import MAX_STAGES
 
@@ -373,7 +373,7 @@ def chained(takes: object, gives: object = Given) -> Pipeline:
     "takes",
     [
         *(NeedsText, NeedsLength, NeedsKind, NeedsBody, NeedsAlias),
-        *(TakesAnything, Root, Turns, dict[str, int], int, NeedsScore | str),
+        *(TakesAnything, Root, Turns, dict[str, int], NeedsScore | str),
     ],
 )
 def test_stages_that_may_fit_are_put_together(takes: object) -> None:
@@ -391,11 +391,22 @@ def test_a_stage_that_needs_what_the_one_before_does_not_give_is_refused() -> No
     assert "'take' needs score, author, which 'give' does not give (Given → NeedsScore)" in message
 
 
+@pytest.mark.parametrize(("takes", "gives"), [(str, Given), (int, Given), (NeedsText, str)])
+def test_a_model_and_a_plain_value_do_not_fit(takes: type, gives: type) -> None:
+    message = refusal(lambda: chained(takes, gives))
+
+    assert f"'take' cannot take what 'give' gives ({gives.__name__} → {takes.__name__})" in message
+
+
 def test_a_field_that_is_not_written_is_not_given() -> None:
     assert "'take' needs score, which 'give' does not give" in refusal(lambda: chained(NeedsScore, Hides))
 
 
 # Gates
+
+
+async def waits(_: object) -> bool:
+    return False
 
 
 @pytest.mark.parametrize(
@@ -406,6 +417,7 @@ def test_a_field_that_is_not_written_is_not_given() -> None:
         ({"then": "revise"}, "then must be one of pass, reject, fallback, human, not 'revise'"),
         ({"default": "pass"}, "default must be one of approve, reject, fallback, not 'pass'"),
         ({"check": "passes"}, "check must be a function"),
+        ({"check": waits}, "check must be a plain `def`"),
         ({"max_revisions": -1}, "max_revisions must be 0 or more, not -1"),
         ({"timeout": 0}, "timeout must be"),
         ({"timeout": -5.0}, "timeout must be"),
@@ -417,7 +429,7 @@ def test_a_field_that_is_not_written_is_not_given() -> None:
     ],
 )
 def test_a_gate_that_makes_no_sense_is_refused(options: dict[str, Any], why: str) -> None:
-    assert why in refusal(lambda: Gate(**{"check": passes, **options}))
+    assert why in refusal(lambda: Gate(**{"check": passes, **options}), InvalidGate)
 
 
 def accepts(_: object) -> Decision:
@@ -440,10 +452,6 @@ def asks(_: object) -> Decision:
     return Decision.ask("fine?")
 
 
-def says_nothing(_: object) -> None:
-    return None
-
-
 NO = "the gate's check said no"
 
 
@@ -453,7 +461,6 @@ NO = "the gate's check said no"
         (passes, {}, 0, Decision("pass")),
         (accepts, {}, 5, Decision("pass")),
         (fails, {}, 0, Decision("reject", NO)),
-        (says_nothing, {}, 0, Decision("reject", NO)),
         (fails, {"on_fail": "human"}, 0, Decision("human", NO)),
         (fails, {"on_fail": "fallback", "fallback": "b"}, 0, Decision("fallback", NO)),
         (fails, {"on_fail": "revise"}, 0, Decision("revise", NO)),
@@ -495,3 +502,14 @@ def test_a_gate_decides_by_its_check_and_its_limits(
     check: Callable[[object], Any], options: dict[str, Any], revision: int, decision: Decision
 ) -> None:
     assert Gate(check, **options).decide(7, sent_back=revision) == decision
+
+
+@pytest.mark.parametrize("given", [None, "reject", 0, 1.0])
+def test_a_check_that_answers_neither_yes_nor_no_does_not_decide(given: object) -> None:
+    with pytest.raises(TypeError, match="must return True, False or a Decision"):
+        Gate(lambda _: cast("bool", given)).decide(7, sent_back=0)
+
+
+def test_a_decision_has_one_of_the_known_actions() -> None:
+    with pytest.raises(ValueError, match="not 'explode'"):
+        Decision(cast("Any", "explode"), "now")
