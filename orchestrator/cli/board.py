@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.output import coloured, print_json_line
+from orchestrator.cli.plain import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,9 +34,11 @@ class Announcer:
             self.tell(change.what, name=change.name, detail=change.detail, lines=list(change.lines))
             return
         what = Text(change.what.ljust(9), style=STYLES.get(change.what, ""))
-        self.out.print(Text(time.strftime("%H:%M:%S  ")), what, Text(f"{change.name}  {change.detail}"), sep="")
+        self.out.print(
+            Text(time.strftime("%H:%M:%S  ")), what, Text(visible(f"{change.name}  {change.detail}")), sep=""
+        )
         for line in change.lines:
-            self.out.print(Text(f"            | {line}", style="bright_black"))
+            self.out.print(Text(visible(f"            | {line}"), style="bright_black"))
 
     def tell(self, what: str, **facts: object) -> None:
         """Print an event as a line of JSON."""

@@ -17,7 +17,7 @@ app = command_app(group=True)
 EXCERPT: Final = 60  # characters of a body in the table; --json has all that is kept
 
 
-@app.callback()
+@app.callback(epilog=examples("celeriac dead list", "celeriac dead list --limit 5 --json"))
 def _group() -> None:
     """Look at messages that were set aside because nobody could read them."""
 

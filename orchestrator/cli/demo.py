@@ -28,6 +28,7 @@ from orchestrator.cli.help import examples
 from orchestrator.cli.interrupts import Interrupts
 from orchestrator.cli.options import command_app
 from orchestrator.cli.output import AsJson, console, duration, print_json
+from orchestrator.cli.plain import plain, visible
 from orchestrator.cli.ports import any_free, is_free
 from orchestrator.cli.progress import Bars, Batch, Lines
 from orchestrator.cli.serving import DevelopmentServer
@@ -85,7 +86,7 @@ def demo(
         with show.display() as update:
             server.run(interrupts, update, lambda: show.is_over() and not (keep and show.closing()))
     if show.summary is None:
-        out.print("interrupted; `celeriac up` goes on with what was submitted", markup=False)
+        out.print(f"interrupted; `{show.up}` goes on with what was submitted", markup=False)
         raise typer.Exit(130)
     if as_json:
         print_json(show.document())
@@ -141,6 +142,11 @@ class Show:
         self.server: DevelopmentServer
 
     @property
+    def up(self) -> str:
+        """What to type for a development server that serves this flow."""
+        return f"{agents_prefix(self.settings.agents, self.options.modules)}{program_name()} up"
+
+    @property
     def flower(self) -> str | None:
         """Where Flower is; None if it does not run."""
         running = any(child.spec.name == FLOWER and child.restarts == 0 for child in self.server.supervisor.children)
@@ -153,7 +159,7 @@ class Show:
         runs = client.submit_many(self.flow, self._inputs, tags={"demo": self.tag})
         self.batch = Batch(client, [run.id for run in runs], [step.name for step in self.flow.plan()])
         self.out.print(
-            f"{len(runs)} documents for flow {self.flow.name}, tagged demo={self.tag}; Flower {server.flower_url}",
+            f"{documents(len(runs))} for flow {self.flow.name}, tagged demo={self.tag}; Flower {server.flower_url}",
             markup=False,
         )
 
@@ -229,9 +235,9 @@ class Show:
         if not self._told:
             self._told = True
             for line in closing_lines(
-                self.document(), f"http://{self.settings.flower_host}:{self.settings.flower_port}"
+                self.document(), f"http://{self.settings.flower_host}:{self.settings.flower_port}", self.up
             ):
-                self.out.print(line, markup=False)
+                self.out.print(visible(line), markup=False)
         return True
 
 
@@ -262,13 +268,14 @@ def find_demo(name: str) -> Demo:
     return cast("Demo", found)
 
 
-def closing_lines(document: dict[str, Any], flower: str) -> list[str]:
+def closing_lines(document: dict[str, Any], flower: str, up: str) -> list[str]:
     """
     Return the closing text.
 
     Args:
         document: of `Show.document`.
         flower: where `celeriac up` will have Flower.
+        up: the command for it.
     """
     timing = (
         f"{document['seconds']:.1f} s of work, {document['per_second']:.1f} documents/s; from submit to end "
@@ -280,16 +287,16 @@ def closing_lines(document: dict[str, Any], flower: str) -> list[str]:
     outcomes = ", ".join(f"{number} {words.get(status, status)}" for status, number in document["outcomes"].items())
     lines = [
         "",
-        f"{document['documents']} documents: {outcomes}",
+        f"{documents(document['documents'])}: {outcomes}",
         timing,
         f"report  {document['report']}",
         f"Flower  {document['flower'] or 'died, see its log'} while this ran; {flower} with `celeriac up`",
     ]
-    lines += [f"failed  {number}x  {reason}" for reason, number in list(document["failures"].items())[:SHOWN]]
+    lines += [f"failed  {number}x  {plain(reason)}" for reason, number in list(document["failures"].items())[:SHOWN]]
     waiting = document["waiting"]
     if waiting:
         lines += ["", f"waiting for a person ({len(waiting)}):"]
-        lines += [f"  {item['run']}  {item['question']}" for item in waiting[:SHOWN]]
+        lines += [f"  {item['run']}  {plain(item['question'])}" for item in waiting[:SHOWN]]
         if len(waiting) > SHOWN:
             lines.append(f"  ... and {len(waiting) - SHOWN} more: {program} runs list --status waiting")
     lines += ["", "what to type next:"]
@@ -298,9 +305,20 @@ def closing_lines(document: dict[str, Any], flower: str) -> list[str]:
         lines.append(f"  {program} runs approve {first['run']} --step {first['step']} --note 'looks fine'")
     lines += [
         f"  {program} runs list --tag demo={document['tag']}",
-        f"  {program} up                 # goes on with what waits; Flower at {flower}",
+        f"  {up}                 # {'goes on with what waits' if waiting else 'serves the flow'}; Flower at {flower}",
     ]
     return lines
+
+
+def documents(number: int) -> str:
+    """Return a number of documents in words."""
+    return f"{number} document" if number == 1 else f"{number} documents"
+
+
+def agents_prefix(named: Sequence[str], modules: Sequence[str]) -> str:
+    """Return what must stand before a command that serves these modules, where the settings name others."""
+    missing = [module for module in modules if module not in named]
+    return f"CELERIAC_AGENTS={','.join([*named, *missing])} " if missing else ""
 
 
 def program_name() -> str:

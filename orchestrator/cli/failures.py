@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from orchestrator.cli.plain import plain
 from orchestrator.errors import OrchestratorError
 
 _PASSWORD_WORDS: Final = ("WRONGPASS", "NOAUTH", "invalid username-password", "AUTH", "uthentication")
@@ -12,11 +13,11 @@ _PASSWORD_WORDS: Final = ("WRONGPASS", "NOAUTH", "invalid username-password", "A
 def explain(error: Exception) -> str:
     """Return one line about any error, with the remedy where there is one; without passwords and tracebacks."""
     if isinstance(error, OrchestratorError):
-        return _one_line(str(error))
+        return plain(str(error))
     # By name: an error of redis-py or kombu cannot come from a process that never imported them, and importing
     # them only to compare would slow down every other error.
     kinds = {f"{kind.__module__.split('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
-    text = _one_line(str(error))
+    text = plain(str(error))
     if "redis.RedisError" in kinds:
         return _of_redis(kinds, text)
     if "kombu.OperationalError" in kinds:
@@ -63,7 +64,3 @@ def _address() -> str:
     if settings.redis_url is None:
         return f"{settings.data_dir} (the embedded server)"
     return without_password(settings.redis_url.get_secret_value())
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from orchestrator.errors import InvalidInput
+
+NO_AGENT: Final = "there is no agent to run; name the modules that define them in CELERIAC_AGENTS"
 
 Tag = Annotated[
     list[str],

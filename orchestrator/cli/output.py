@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.cli.plain import plain
+
 COLOURS: Final = {
     "completed": "green",
     "running": "cyan",
@@ -57,19 +59,24 @@ def coloured(status: str) -> Text:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
-    """Print a table: folded to the window on a terminal, aligned and never cut on a pipe."""
+    """Print a table: folded to the window on a terminal, aligned and never cut on a pipe; a row is one line there."""
     out = console()
     if out.is_terminal:
         table = Table(*columns, box=None, pad_edge=False, header_style="bold")
         for row in rows:
-            table.add_row(*row)
+            # As Text: a plain str would be read as markup, and an agent may write square brackets.
+            table.add_row(*(_cell(cell) for cell in row))
         out.print(table, soft_wrap=False)
         return
-    texts = [list(columns), *([str(cell) for cell in row] for row in rows)]
+    texts = [list(columns), *([_cell(cell).plain for cell in row] for row in rows)]
     widths = [max(len(row[place]) for row in texts) for place in range(len(columns))]
     for row in texts:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
         sys.stdout.write("  ".join(cells).rstrip() + "\n")
+
+
+def _cell(cell: str | Text) -> Text:
+    return Text(plain(cell.plain), style=cell.style) if isinstance(cell, Text) else Text(plain(cell))
 
 
 def clock_time(at_ms: int) -> str:

@@ -43,10 +43,10 @@ class Batch:
         if time.monotonic() - self._looked < LOOK:
             return
         open_ids = [run_id for run_id in self.ids if run_id not in self.states or not self.states[run_id].finished]
-        before = self.done_by_stage()
+        before = self.progress()
         self.states |= {state.id: state for state in self.client.store.load_many(open_ids)}
         self._looked = time.monotonic()
-        if self.done_by_stage() != before:
+        if self.progress() != before:
             self.moved = self._looked
 
     @property
@@ -56,23 +56,35 @@ class Batch:
             state.finished or state.status == "waiting" for state in self.states.values()
         )
 
-    def done_by_stage(self) -> dict[str, int]:
-        """Return how many runs have each stage behind them."""
-        return done_by_stage(list(self.states.values()), self.stages)
+    def progress(self) -> dict[str, tuple[int, int]]:
+        """Return, for each stage, how many runs have completed it, and how many ended in it without a result."""
+        return progress_by_stage(list(self.states.values()), self.stages)
 
     def outcomes(self) -> Counter[str]:
         """Return how many runs are in each status."""
         return Counter(state.status for state in self.states.values())
 
 
-def done_by_stage(states: Sequence[RunState], stages: Sequence[str]) -> dict[str, int]:
-    """Return, for each stage, how many runs have completed it or ended before it."""
-    done = dict.fromkeys(stages, 0)
+def progress_by_stage(states: Sequence[RunState], stages: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """
+    Return how far runs are.
+
+    Args:
+        states: the runs.
+        stages: names of their flow's steps.
+
+    Returns:
+        By stage, how many runs have completed it, and how many failed or were cancelled in it.
+    """
+    done, failed = dict.fromkeys(stages, 0), dict.fromkeys(stages, 0)
     for state in states:
-        for step in state.steps:
-            if step.name in done and (step.status in {"completed", "failed"} or state.finished):
-                done[step.name] += 1
-    return done
+        completed = {step.name for step in state.steps if step.status == "completed" or state.status == "completed"}
+        for stage in completed & done.keys():
+            done[stage] += 1
+        left = [step.name for step in state.steps if step.name in done and step.name not in completed]
+        if state.finished and left:
+            failed[left[0]] += 1
+    return {stage: (done[stage], failed[stage]) for stage in stages}
 
 
 class Bars:
@@ -81,16 +93,21 @@ class Bars:
     def __init__(self, batch: Batch, out: Console) -> None:
         self._batch = batch
         self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=out
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[failed]}", style="red"),
+            TimeElapsedColumn(),
+            console=out,
         )
         self._tasks: dict[str, TaskID] = {
-            stage: self.progress.add_task(stage, total=len(batch.ids)) for stage in batch.stages
+            stage: self.progress.add_task(stage, total=len(batch.ids), failed="") for stage in batch.stages
         }
 
     def update(self) -> None:
         """Show how far the runs are."""
-        for stage, number in self._batch.done_by_stage().items():
-            self.progress.update(self._tasks[stage], completed=number)
+        for stage, (done, failed) in self._batch.progress().items():
+            self.progress.update(self._tasks[stage], completed=done, failed=f"{failed} failed" if failed else "")
 
 
 class Lines:
@@ -100,15 +117,18 @@ class Lines:
         self._batch = batch
         self._out = out
         self._began = self._told = time.monotonic()
-        self._last: Mapping[str, int] = {}
+        self._last: Mapping[str, tuple[int, int]] = {}
 
     def update(self) -> None:
         """Print how far the runs are, if it is time and there is something new."""
-        now, done = time.monotonic(), self._batch.done_by_stage()
+        now, done = time.monotonic(), self._batch.progress()
         over = self._batch.settled and done != self._last
         if (now - self._told < LINE or done == self._last) and not over:
             return
         self._told, self._last = now, done
         total = len(self._batch.ids)
-        stages = "  ".join(f"{stage} {number}/{total}" for stage, number in done.items())
+        stages = "  ".join(
+            f"{stage} {number}/{total}" + (f" ({failed} failed)" if failed else "")
+            for stage, (number, failed) in done.items()
+        )
         self._out.print(f"{now - self._began:5.1f} s  {stages}", markup=False)

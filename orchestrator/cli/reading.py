@@ -30,26 +30,34 @@ def read_document(source: str) -> Any:  # noqa: ANN401  any JSON
         raise InvalidInput(msg) from None
 
 
-def read_lines(source: str) -> list[Any]:
+def read_lines(source: str) -> list[tuple[int, Any]]:
     """
-    Return the JSON documents of a file with one a line; empty lines are skipped.
+    Return the JSON documents of a file with one a line, with the lines' numbers from 1; empty lines are skipped.
 
     Raises:
         InvalidInput: as of `read_document`, or there is no line.
     """
     found = []
-    for number, line in enumerate(_read(source).splitlines(), start=1):
+    for number, line in enumerate(_lines(_read(source)), start=1):
         if not line.strip():
             continue
         try:
-            found.append(_parse(line))
+            found.append((number, _parse(line)))
         except json.JSONDecodeError as error:
             msg = f"{_name(source)} is not valid JSON Lines: line {number}, column {error.colno}: {error.msg}"
+            raise InvalidInput(msg) from None
+        except InvalidInput as error:
+            msg = f"line {number}: {error}"
             raise InvalidInput(msg) from None
     if not found:
         msg = f"{_name(source)} holds no line; give one JSON document a line"
         raise InvalidInput(msg)
     return found
+
+
+def _lines(text: str) -> list[str]:
+    # Not splitlines(): it also splits at characters that JSON allows within a text, such as U+2028.
+    return text.split("\n")
 
 
 def _name(source: str) -> str:
@@ -84,6 +92,6 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _are_lines(text: str) -> bool:
     try:
-        return all(_parse(line) is not None for line in text.splitlines() if line.strip())
+        return all(_parse(line) is not None for line in _lines(text) if line.strip())
     except (json.JSONDecodeError, InvalidInput):
         return False

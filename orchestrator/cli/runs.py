@@ -14,12 +14,15 @@ from orchestrator.cli import session
 from orchestrator.cli.help import examples
 from orchestrator.cli.options import command_app, parse_tags
 from orchestrator.cli.output import AsJson, clock_time, coloured, console, print_json, print_table
+from orchestrator.cli.plain import plain, visible
+from orchestrator.cli.presence import NO_WORKER, lacks_worker
 from orchestrator.cli.watching import follow
-from orchestrator.cli.wording import asked, current_step, details, how_to_decide, remark, step_of, took
+from orchestrator.cli.wording import current_step, details, how_to_go_on, outcome, remark, step_of, took
 from orchestrator.messages import RunState, RunStatus
 
 app = command_app(group=True)
 
+MAX_FLOW: Final = 40  # characters of a flow's name in the list: of a refused run it is whatever was sent
 MAX_REASON: Final = 60  # characters of a reason in the list; `show` has all of it
 
 
@@ -40,7 +43,13 @@ Note = Annotated[str, typer.Option(help="Why; kept in the run's log.", show_defa
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest first.")]
 
 
-@app.callback()
+@app.callback(
+    epilog=examples(
+        "celeriac runs list --status waiting",
+        "celeriac runs show 01m827j9mx48nx7rdn7rf906",
+        "celeriac runs approve 01m827j9mx48nx7rdn7rf906 --note 'harmless quotation'",
+    )
+)
 def _group() -> None:
     """List, show, watch, cancel and decide runs."""
 
@@ -75,12 +84,12 @@ def list_runs(
             [
                 [
                     state.id,
-                    state.flow,
+                    _short(state.flow, MAX_FLOW),
                     coloured(state.status),
                     current_step(state),
                     clock_time(state.created_ms),
                     took(state),
-                    _short(state.reason or ""),
+                    _short(state.reason or "", MAX_REASON),
                 ]
                 for state in found
             ],
@@ -91,7 +100,9 @@ def list_runs(
 
 @app.command(
     "show",
-    epilog=examples("celeriac runs show 01K9ZK", "celeriac runs show 01K9ZK --json | jq .result"),
+    epilog=examples(
+        "celeriac runs show 01m827j9mx48nx7rdn7rf906", "celeriac runs show 01m827j9mx48nx7rdn7rf906 --json | jq .result"
+    ),
 )
 def show(run_id: RunId, *, as_json: AsJson = False) -> None:
     """Show a run: steps, open questions, result."""
@@ -102,7 +113,7 @@ def show(run_id: RunId, *, as_json: AsJson = False) -> None:
         print_json(state.model_dump(mode="json") | {"result": result})
         return
     out = console()
-    out.print(Text.assemble((state.id, "bold"), f"  {state.flow}  ", coloured(state.status), f"  {took(state)}"))
+    out.print(Text.assemble((state.id, "bold"), f"  {plain(state.flow)}  ", coloured(state.status), f"  {took(state)}"))
     out.print(_facts(state), markup=False)
     if state.steps:
         print_table(
@@ -113,19 +124,21 @@ def show(run_id: RunId, *, as_json: AsJson = False) -> None:
             ],
         )
     if state.reason:
-        out.print(f"reason: {state.reason}", markup=False)
-    for step, waiting in asked(state):
-        out.print(f"{step.name} waits until {clock_time(waiting.until_ms)}, then: {waiting.default}", markup=False)
-    for command in how_to_decide(state):
-        out.print(f"  {command}", markup=False)
+        out.print(plain(f"reason: {state.reason}"), markup=False)
+    for text in how_to_go_on(state):
+        out.print(text, markup=False)
     if state.status == "completed":
         out.print("result:")
-        out.print(json.dumps(result, indent=2, ensure_ascii=False), markup=False)
+        # JSON escapes the newlines within texts, so those that are left are its own.
+        for text in json.dumps(result, indent=2, ensure_ascii=False).split("\n"):
+            out.print(visible(text), markup=False)
 
 
 @app.command(
     "events",
-    epilog=examples("celeriac runs events 01K9ZK", "celeriac runs events 01K9ZK --json"),
+    epilog=examples(
+        "celeriac runs events 01m827j9mx48nx7rdn7rf906", "celeriac runs events 01m827j9mx48nx7rdn7rf906 --json"
+    ),
 )
 def events(run_id: RunId, *, as_json: AsJson = False) -> None:
     """Show a run's log: every event, the oldest first."""
@@ -142,8 +155,8 @@ def events(run_id: RunId, *, as_json: AsJson = False) -> None:
 @app.command(
     "watch",
     epilog=examples(
-        "celeriac runs watch 01K9ZK",
-        "celeriac runs watch 01K9ZK --json | jq .type",
+        "celeriac runs watch 01m827j9mx48nx7rdn7rf906",
+        "celeriac runs watch 01m827j9mx48nx7rdn7rf906 --json | jq .type",
         where="Exits with 0 when the run completes, with 1 when it fails or is cancelled.",
     ),
 )
@@ -160,13 +173,20 @@ def watch(
 
     Live on a terminal, a line per event otherwise.
     """
-    state = follow(session.patient_client().get(run_id), console(), as_json=as_json, timeout=timeout)
+    client = session.patient_client()
+    run = client.get(run_id)
+    if not run.state().finished and lacks_worker(client.settings):
+        typer.echo(NO_WORKER, err=True)
+    state = follow(run, console(), as_json=as_json, timeout=timeout)
     raise typer.Exit(0 if state.status == "completed" else 1)
 
 
 @app.command(
     "cancel",
-    epilog=examples("celeriac runs cancel 01K9ZK", "celeriac runs cancel 01K9ZK --reason 'submitted twice'"),
+    epilog=examples(
+        "celeriac runs cancel 01m827j9mx48nx7rdn7rf906",
+        "celeriac runs cancel 01m827j9mx48nx7rdn7rf906 --reason 'submitted twice'",
+    ),
 )
 def cancel(
     run_id: RunId,
@@ -184,8 +204,8 @@ def cancel(
 @app.command(
     "approve",
     epilog=examples(
-        "celeriac runs approve 01K9ZK",
-        "celeriac runs approve 01K9ZK --step classify --by ada --note 'harmless quotation'",
+        "celeriac runs approve 01m827j9mx48nx7rdn7rf906",
+        "celeriac runs approve 01m827j9mx48nx7rdn7rf906 --step classify --by ada --note 'harmless quotation'",
     ),
 )
 def approve(run_id: RunId, *, step: Step = None, by: By, note: Note = "", as_json: AsJson = False) -> None:
@@ -197,7 +217,7 @@ def approve(run_id: RunId, *, step: Step = None, by: By, note: Note = "", as_jso
 
 @app.command(
     "reject",
-    epilog=examples("celeriac runs reject 01K9ZK --note 'advertisement'"),
+    epilog=examples("celeriac runs reject 01m827j9mx48nx7rdn7rf906 --note 'advertisement'"),
 )
 def reject(run_id: RunId, *, step: Step = None, by: By, note: Note = "", as_json: AsJson = False) -> None:
     """Fail a run at the step that waits for a person."""
@@ -210,7 +230,7 @@ def _tell(state: RunState, what: str, *, as_json: bool) -> None:
     if as_json:
         print_json(state.model_dump(mode="json"))
     else:
-        typer.echo(f"{state.id} {what}; it is {state.status}")
+        typer.echo(outcome(state, what))
 
 
 def _facts(state: RunState) -> str:
@@ -222,8 +242,9 @@ def _facts(state: RunState) -> str:
         f"key {state.key}" if state.key else "",
         f"tags {tags}" if tags else "",
     ]
-    return ", ".join(part for part in parts if part)
+    return plain(", ".join(part for part in parts if part))
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= MAX_REASON else f"{text[: MAX_REASON - 1]}…"
+def _short(text: str, limit: int) -> str:
+    shown = plain(text)
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Self
 
@@ -13,8 +14,9 @@ from orchestrator.broker import producer_app
 from orchestrator.cli import session
 from orchestrator.cli.fleet import FLOWER, Options, environment, specs
 from orchestrator.cli.gauges import Gauges
-from orchestrator.cli.options import check_agents
+from orchestrator.cli.options import NO_AGENT, check_agents
 from orchestrator.cli.ports import answers, is_free
+from orchestrator.cli.presence import LOCK, server_of
 from orchestrator.cli.supervisor import Change, Child, Supervisor
 from orchestrator.errors import InvalidInput, InvalidSettings
 from orchestrator.state import embedded
@@ -22,10 +24,13 @@ from orchestrator.state.connection import redis_url, without_password
 from orchestrator.state.data_dir import open_lock, prepare_data_dir, try_lock
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from orchestrator.cli.interrupts import Interrupts
     from orchestrator.settings import Settings
 
 TICK: Final = 0.2  # s
+GLANCE: Final = 0.1  # s; who only looks whether a server runs holds its lock for less
 
 
 class DevelopmentServer:
@@ -40,8 +45,9 @@ class DevelopmentServer:
         report: called with each change of a child.
 
     Raises:
-        InvalidSettings: there is no agent, or Flower's port is taken; nothing was started.
-        InvalidInput: an option names an unknown agent, or another development server uses the folder.
+        InvalidSettings: there is no agent.
+        InvalidInput: an option names an unknown agent, another development server uses the folder, or Flower's
+            port is taken; nothing was started.
         EmbeddedServerError: the embedded server did not start.
     """
 
@@ -50,14 +56,16 @@ class DevelopmentServer:
         self.options = options
         check_agents(list(options.numbers), list(agents()))
         if not agents():
-            msg = "there is no agent to run; name the modules that define them in CELERIAC_AGENTS"
-            raise InvalidSettings(msg)
+            raise InvalidSettings(NO_AGENT)
+        # Before the port: that of a second server in the same folder is taken by the first one's Flower.
+        if (holder := server_of(settings.data_dir.resolve())) is not None:
+            raise _occupied(settings.data_dir.resolve(), holder)
         if options.flower_port is not None and not is_free(settings.flower_host, options.flower_port):
             msg = (
                 f"port {options.flower_port} on {settings.flower_host} is taken; end what listens there, choose "
                 "another with --flower-port or CELERIAC_FLOWER_PORT, or leave Flower out with --no-flower"
             )
-            raise InvalidSettings(msg)
+            raise InvalidInput(msg)
         self.data_dir = prepare_data_dir(settings)
         self.supervisor = Supervisor(
             specs(settings, options),
@@ -102,15 +110,14 @@ class DevelopmentServer:
 
     def _claim(self, stack: contextlib.ExitStack) -> None:
         # Two would rotate each other's logs, and their workers would have the same names.
-        lock = self.data_dir / "up.lock"
+        lock = self.data_dir / LOCK
         descriptor = open_lock(lock)
         stack.callback(os.close, descriptor)
-        if not try_lock(descriptor, fcntl.LOCK_EX):
-            msg = (
-                f"a development server runs in {self.data_dir} already (process {lock.read_text() or 'unknown'}); "
-                "use it, end it, or set CELERIAC_DATA_DIR to another folder"
-            )
-            raise InvalidInput(msg)
+        until = time.monotonic() + GLANCE
+        while not try_lock(descriptor, fcntl.LOCK_EX):
+            if time.monotonic() > until:
+                raise _occupied(self.data_dir, lock.read_text())
+            time.sleep(GLANCE / 10)
         os.truncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
 
@@ -166,3 +173,10 @@ class DevelopmentServer:
                 self._flower_pid = child.pid
             return "running" if self._flower_pid == child.pid else "starting"
         return "running" if self.gauges.pid(child.spec.name) == child.pid else "starting"
+
+
+def _occupied(data_dir: Path, holder: str) -> InvalidInput:
+    return InvalidInput(
+        f"a development server runs in {data_dir} already (process {holder or 'unknown'}); "
+        "use it, end it, or set CELERIAC_DATA_DIR to another folder"
+    )

@@ -5,19 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from orchestrator.cli import session
 from orchestrator.cli.help import examples
 from orchestrator.cli.options import Tag, command_app, parse_tags
 from orchestrator.cli.output import AsJson, console, print_json
+from orchestrator.cli.presence import NO_WORKER, lacks_worker
 from orchestrator.cli.reading import read_document, read_lines
-from orchestrator.cli.watching import follow
-from orchestrator.errors import RunCancelled, RunFailed, UnknownFlow
+from orchestrator.cli.watching import follow, telling_how_to_decide
+from orchestrator.client import describe
+from orchestrator.errors import InvalidInput, RunCancelled, RunFailed, UnknownFlow
 from orchestrator.messages import Priority, RunState
 from orchestrator.patterns import flows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestrator.client import Run
+    from orchestrator.patterns.flow import Flow
 
 app = command_app()
 
@@ -58,21 +64,25 @@ def submit(  # noqa: PLR0913  what can be said of a run
     if each and key is not None:
         raise typer.BadParameter("a key belongs to one run; it does not go with --each", param_hint="--key")
     tags = parse_tags(tag)
-    inputs = read_lines(source) if each else [read_document(source)]
+    lines = read_lines(source) if each else [(1, read_document(source))]
     session.load()
     if flow not in flows():
         # Told before a server is looked for, or started.
         raise UnknownFlow(flow, ", ".join(flows()))
+    if each:
+        check_lines(flows()[flow], lines)
     client = session.patient_client()
     runs = client.submit_many(
         flow,
-        inputs,
+        [value for _, value in lines],
         keys=None if key is None else [key],
         deadline=deadline,
         priority=priority,
         tenant=tenant,
         tags=tags,
     )
+    if lacks_worker(client.settings):
+        typer.echo(NO_WORKER, err=True)
     if wait:
         ended = [_wait_for(run, timeout=timeout, quiet=as_json or each) for run in runs]
         _tell_results(runs, ended, each=each, as_json=as_json)
@@ -83,12 +93,32 @@ def submit(  # noqa: PLR0913  what can be said of a run
             typer.echo(run.id)
 
 
+def check_lines(flow: Flow, lines: Sequence[tuple[int, Any]]) -> None:
+    """
+    Check each input against the flow's type; the client does it as well, but knows no lines.
+
+    Args:
+        flow: the flow.
+        lines: numbers and JSON data.
+
+    Raises:
+        InvalidInput: one does not fit; the message names its line.
+    """
+    for number, value in lines:
+        try:
+            flow.input.validate_python(value)
+        except ValidationError as error:
+            msg = f"line {number}: the input does not fit flow {flow.name!r}: {describe(error)}"
+            raise InvalidInput(msg) from None
+
+
 def _wait_for(run: Run, *, timeout: float | None, quiet: bool) -> RunState:
     if not quiet:
         # To stderr: stdout gets the result alone.
         return follow(run, console(stderr=True), timeout=timeout)
-    for _ in run.watch(timeout):
-        pass
+    with telling_how_to_decide(run):
+        for _ in run.watch(timeout):
+            pass
     return run.state()
 
 

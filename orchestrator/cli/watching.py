@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.output import clock_time, coloured, print_json_line
-from orchestrator.cli.wording import details, how_to_decide, remark, step_of, took
+from orchestrator.cli.plain import plain
+from orchestrator.cli.wording import details, how_to_decide, how_to_go_on, remark, step_of, took
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
     from orchestrator.client import Run
@@ -38,18 +43,34 @@ def follow(run: Run, out: Console, *, as_json: bool = False, timeout: float | No
         TimeoutError: it has not ended in time.
     """
     view = View(run.state())  # an unknown run is told at once, not after the first wait
-    if as_json:
-        for event in run.watch(timeout):
-            print_json_line(event.model_dump(mode="json"))
-    elif out.is_terminal:
-        with Live(console=out, get_renderable=view.render, refresh_per_second=4):
-            for _ in run.watch(timeout):
+    with telling_how_to_decide(run):
+        if as_json:
+            for event in run.watch(timeout):
+                print_json_line(event.model_dump(mode="json"))
+        elif out.is_terminal:
+            with Live(console=out, get_renderable=view.render, refresh_per_second=4):
+                for _ in run.watch(timeout):
+                    view.state = run.state()
                 view.state = run.state()
-            view.state = run.state()
-    else:
-        for event in run.watch(timeout):
-            out.print(line(event), markup=False)
+        else:
+            for event in run.watch(timeout):
+                out.print(line(event), markup=False)
     return run.state()
+
+
+@contextlib.contextmanager
+def telling_how_to_decide(run: Run) -> Iterator[None]:
+    """Where the time runs out because the run waits for a person, tell on stderr how to decide."""
+    try:
+        yield
+    except TimeoutError as error:
+        lines = how_to_go_on(run.state())
+        if not lines:
+            raise
+        for text in lines:
+            typer.echo(text, err=True)
+        msg = f"{str(error).partition(';')[0]}: it waits for a person; decide as told above"
+        raise TimeoutError(msg) from None
 
 
 def line(event: Event) -> str:
@@ -68,11 +89,11 @@ class View:
         """Return what is to be seen now."""
         state, now_ms = self.state, time.time() * 1000
         title = Text.assemble(
-            (state.id, "bold"), f"  {state.flow}  ", coloured(state.status), f"  {took(state, now_ms)}"
+            (state.id, "bold"), f"  {plain(state.flow)}  ", coloured(state.status), f"  {took(state, now_ms)}"
         )
         parts: list[Text | Table] = [title, steps_table(state, now_ms)]
         if state.reason:
-            parts.append(Text(state.reason, style="red" if state.status == "failed" else "yellow"))
+            parts.append(Text(plain(state.reason), style="red" if state.status == "failed" else "yellow"))
         if not state.finished:
             parts += [Text(f"decide with: {command}", style="magenta") for command in how_to_decide(state)]
         return Group(*parts)
@@ -85,8 +106,8 @@ def steps_table(state: RunState, now_ms: float | None = None) -> Table:
         table.add_column(column, justify="right" if column in {"ATTEMPT", "TOOK"} else "left")
     for step in state.steps:
         table.add_row(
-            step.name,
-            step.agent,
+            plain(step.name),
+            plain(step.agent),
             coloured(step.status),
             str(step.attempt or ""),
             took(step, now_ms),

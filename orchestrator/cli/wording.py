@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Final, cast
 
-from orchestrator.cli.output import duration
+from orchestrator.cli.output import clock_time, duration
+from orchestrator.cli.plain import plain
 from orchestrator.messages import Event, RunState, StepState, Waiting
 
 Data = dict[str, object]
@@ -53,12 +54,12 @@ _DETAILS: Final[dict[str, Callable[[Data], str]]] = {
 def details(event: Event) -> str:
     """Return what an event tells beyond its type and step; one line, possibly empty."""
     tell = _DETAILS.get(event.type)
-    return " ".join(tell(cast("Data", event.data)).split()) if tell else ""
+    return plain(tell(cast("Data", event.data))) if tell else ""
 
 
 def step_of(event: Event) -> str:
     """Return the step an event is about, or an empty text."""
-    return str(event.data.get("step", ""))
+    return plain(str(event.data.get("step", "")))
 
 
 def current_step(state: RunState) -> str:
@@ -66,7 +67,7 @@ def current_step(state: RunState) -> str:
     for wanted in ("running", "waiting", "ready", "failed"):
         for step in state.steps:
             if step.status == wanted:
-                return step.name
+                return plain(step.name)
     return ""
 
 
@@ -95,7 +96,7 @@ def remark(step: StepState) -> str:
         parts.append("by the fallback")
     if step.reason:
         parts.append(step.reason)
-    return "; ".join(parts)
+    return plain("; ".join(parts))
 
 
 def asked(state: RunState) -> list[tuple[StepState, Waiting]]:
@@ -110,3 +111,35 @@ def how_to_decide(state: RunState) -> list[str]:
         for step, _ in asked(state)
         for choice in ("approve", "reject")
     ]
+
+
+def how_to_go_on(state: RunState) -> list[str]:
+    """Return what a run waits for and the commands that decide it, as lines; none if it waits for nobody."""
+    until = [
+        plain(f"{step.name} waits until {clock_time(waiting.until_ms)}, then: {waiting.default}")
+        for step, waiting in asked(state)
+    ]
+    return until + [f"  {command}" for command in how_to_decide(state)]
+
+
+def outcome(state: RunState, wanted: str) -> str:
+    """
+    Return what became of a run that somebody decided or cancelled, as a line.
+
+    Args:
+        state: of the run, read afterwards.
+        wanted: "approved", "rejected" or "cancelled".
+    """
+    if state.status == wanted:
+        return f"{state.id} {wanted}"
+    return f"{state.id} {wanted}; it {_NOW[state.status]}"
+
+
+_NOW: Final = {
+    "queued": "is queued",
+    "running": "goes on",
+    "waiting": "waits for a person",
+    "completed": "has completed",
+    "failed": "has ended as failed",
+    "cancelled": "is cancelled",
+}

@@ -12,7 +12,8 @@ from orchestrator.broker import START_QUEUE
 from orchestrator.cli import session
 from orchestrator.cli.fleet import worker_arguments
 from orchestrator.cli.help import examples
-from orchestrator.cli.options import check_agents, command_app
+from orchestrator.cli.options import NO_AGENT, check_agents, command_app
+from orchestrator.errors import InvalidSettings
 from orchestrator.settings import Pool
 from orchestrator.state import embedded
 
@@ -44,6 +45,8 @@ def worker(
 ) -> None:
     """Run a worker in this process, for some agents or for all."""
     settings = session.load()
+    if not agents():
+        raise InvalidSettings(NO_AGENT)
     known = [*agents(), START_QUEUE]
     wanted = names or known
     check_agents(wanted, known)

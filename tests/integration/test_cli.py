@@ -197,6 +197,32 @@ def test_cancel_ends_a_run_and_a_second_one_is_refused(deployment: Deployment, s
     again.assert_one_line("it has ended already: cancelled")
 
 
+def test_watch_that_times_out_at_a_gate_tells_how_to_decide(deployment: Deployment, shell: Shell) -> None:
+    # given
+    run_id = submit_and_wait_until(deployment, shell, "waiting", "essay", "ask")
+
+    # when
+    result = shell.run("runs", "watch", run_id, "--timeout", "0.3")
+
+    # then
+    assert result.code == 1
+    assert f"  celeriac runs approve {run_id} --step writer" in result.err
+    assert "it waits for a person" in result.err.splitlines()[-1]
+    assert shell.run("runs", "reject", run_id).out == f"{run_id} rejected; it has ended as failed\n"
+
+
+def test_long_name_of_a_refused_runs_flow_does_not_widen_the_list(deployment: Deployment, shell: Shell) -> None:
+    # given
+    run = deployment.client.start("x" * 200, {}, message_id="long-name", tenant="long")
+
+    # when
+    listed = shell.run("runs", "list", "--flow", "x" * 200)
+
+    # then
+    assert run.id in listed.out
+    assert f"  {'x' * 39}…  " in listed.out
+
+
 def test_waiting_run_tells_how_to_decide_and_approval_lets_it_pass(deployment: Deployment, shell: Shell) -> None:
     # given
     run_id = submit_and_wait_until(deployment, shell, "waiting", "essay", "ask")

@@ -78,9 +78,11 @@ def test_demo_runs_everything_and_ends_by_itself_with_a_report(shell: Shell) -> 
     assert report.read_text() == "A B C"
     assert embedded.find(Settings(data_dir=shell.folder / ".celeriac")) is None
 
+    assert "CELERIAC_AGENTS=workers.letters celeriac up  " in result.out
+
     # when: what the closing text says is typed
     (command,) = [line.strip() for line in result.out.splitlines() if "celeriac runs approve" in line]
-    approved = shell.run(*command.split("'")[0].split()[1:], "fine", env={"CELERIAC_AGENTS": "workers.letters"})
+    approved = shell.run(*command.split("'")[0].split()[1:], "fine")
 
     # then
     assert approved.code == 0, approved
@@ -98,5 +100,6 @@ def test_demo_with_failed_runs_ends_with_one_and_their_reasons(shell: Shell) -> 
     assert result.document["outcomes"] == {"completed": 1, "failed": 1}
     (reason,) = result.document["failures"]
     assert "cannot shout this" in reason
+    assert "shout 1/2 (1 failed)" in result.err
     assert result.document["report"].endswith("report.txt")
     assert result.document["waiting"] == []

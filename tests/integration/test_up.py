@@ -143,11 +143,12 @@ def test_one_command_serves_a_flow_shows_flower_and_drains_on_ctrl_c(shell: Shel
 
     # then
     assert result.document == {"text": "HELLO"}
+    assert "no worker" not in result.err
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthcheck", timeout=10) as answer:
         assert answer.status == 200
 
     # when: a second development server is started in the same folder
-    second = shell.run("up", "--no-flower")
+    second = shell.run("up", "--flower-port", str(port))
 
     # then
     second.assert_one_line("runs in", f"(process {server.process.pid})", "CELERIAC_DATA_DIR")
@@ -259,3 +260,30 @@ def test_worker_that_cannot_start_is_told_with_its_last_words(shell: Shell, up: 
     server.wait_for("no model here")
     server.process.send_signal(signal.SIGINT)
     assert server.end() == 0
+
+
+def test_submit_says_where_no_worker_runs_and_nothing_where_one_does(shell: Shell) -> None:
+    # when
+    alone = shell.run("submit", "letters", "--input", "-", stdin=NOTE)
+    waited = shell.run("runs", "watch", alone.out.strip(), "--timeout", "0.1")
+
+    # then
+    assert alone.code == 0
+    assert alone.err == "no worker runs here: start `celeriac up` in another terminal\n"
+    assert waited.err.startswith("no worker runs here")
+
+    # when: the plain worker of the folder is there
+    worker = shell.start("worker", "--pool", "solo")
+    try:
+        assert worker.stdout is not None
+        for line in worker.stdout:
+            if " ready." in line:
+                break
+        served = shell.run("submit", "letters", "--input", "-", stdin=NOTE)
+    finally:
+        worker.terminate()
+        worker.communicate(timeout=30)
+
+    # then
+    assert served.code == 0
+    assert served.err == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import re
@@ -21,10 +22,12 @@ from orchestrator.cli.entry import COMMANDS, LazyGroup, app
 from orchestrator.cli.failures import explain
 from orchestrator.cli.options import parse_numbers, parse_tags
 from orchestrator.cli.output import duration
+from orchestrator.cli.reading import read_lines
 from orchestrator.cli.summary import percentile, summarise
 from orchestrator.cli.watching import View
 from orchestrator.errors import InvalidInput
 from orchestrator.messages import RunState, StepState, Waiting
+from orchestrator.state import keys
 from tests.command_line import CHECKOUT, Shell
 
 if TYPE_CHECKING:
@@ -121,6 +124,28 @@ def test_every_command_has_help_with_examples(command: list[str], capsys: pytest
     shown = capsys.readouterr().out
     assert "Examples:\n" in shown
     assert f"celeriac {' '.join(command)}" in shown
+
+
+@pytest.mark.parametrize("group", ["runs", "dead"])
+def test_groups_have_examples_too(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    # when
+    with pytest.raises(SystemExit):
+        typer.main.get_command(app).main(args=[group, "--help"], prog_name="celeriac")
+
+    # then
+    assert f"Examples:\n    celeriac {group} list" in capsys.readouterr().out
+
+
+def test_examples_show_ids_that_could_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("show", "events", "watch", "cancel", "approve", "reject"):
+        # when
+        with pytest.raises(SystemExit):
+            typer.main.get_command(app).main(args=["runs", name, "--help"], prog_name="celeriac")
+
+        # then
+        shown = re.findall(rf"celeriac runs {name} (\w+)", capsys.readouterr().out)
+        assert shown
+        assert all(keys.is_run_id(run_id) for run_id in shown)
 
 
 @pytest.mark.parametrize("command", [command for command in every_command() if command != ["worker"]], ids=" ".join)
@@ -223,6 +248,29 @@ def test_invalid_line_of_json_lines_says_which(shell: Shell) -> None:
     result.assert_one_line("line 3, column 9")
 
 
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ('{"text": 5}', "line 2: the input does not fit flow 'letters': text"),
+        ('{"text": "a", "stars": NaN}', "line 2: NaN is not JSON"),
+    ],
+)
+def test_line_that_does_not_fit_is_named_before_a_server_is_asked(shell: Shell, second: str, said: str) -> None:
+    # when: Redis is not there, and is not missed
+    result = shell.run("submit", "letters", "--each", "--input", "-", stdin=f'{{"text": "a"}}\n{second}\n')
+
+    # then
+    result.assert_one_line(said)
+
+
+def test_line_ends_at_a_newline_and_not_within_a_text(tmp_path: Path) -> None:
+    # given
+    (tmp_path / "notes.jsonl").write_bytes('"a\u2028b"\r\n\n"c"'.encode())
+
+    # then
+    assert read_lines(str(tmp_path / "notes.jsonl")) == [(1, "a\u2028b"), (3, "c")]
+
+
 def test_missing_input_file_is_named(shell: Shell) -> None:
     # when
     result = shell.run("submit", "letters", "--input", "nothing.json")
@@ -288,8 +336,31 @@ def test_port_that_is_taken_is_named_before_anything_starts(shell: Shell) -> Non
         result = shell.run("up", "--flower-port", str(port), env={"CELERIAC_REDIS_URL": ""})
 
     # then
-    result.assert_one_line(f"port {port} on 127.0.0.1 is taken", "--flower-port", "--no-flower")
+    result.assert_one_line(f"error: port {port} on 127.0.0.1 is taken", "--flower-port", "--no-flower")
     assert not (shell.folder / ".celeriac").exists()
+
+
+def test_second_up_in_a_folder_is_told_before_its_port_is_looked_at(shell: Shell) -> None:
+    # given: a first one, with its Flower
+    (shell.folder / ".celeriac").mkdir(mode=0o700)
+    lock = shell.folder / ".celeriac" / "up.lock"
+    with socket.socket() as taken, lock.open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        first.write("4711")
+        first.flush()
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+
+        # when
+        result = shell.run("up", "--flower-port", str(taken.getsockname()[1]))
+
+    # then
+    result.assert_one_line("a development server runs in", "(process 4711)", "CELERIAC_DATA_DIR")
+
+
+@pytest.mark.parametrize("command", ["up", "worker"])
+def test_no_agent_is_refused(shell: Shell, command: str) -> None:
+    shell.run(command, env={"CELERIAC_AGENTS": ""}).assert_one_line("there is no agent to run", "CELERIAC_AGENTS")
 
 
 def test_open_data_folder_is_refused_with_the_command_that_mends_it(shell: Shell) -> None:
@@ -397,7 +468,7 @@ def test_closing_text_of_a_demo_has_the_report_the_times_and_what_to_type_next()
     }
 
     # when
-    text = "\n".join(demo.closing_lines(document, "http://127.0.0.1:5555"))
+    text = "\n".join(demo.closing_lines(document, "http://127.0.0.1:5555", "celeriac up"))
 
     # then
     assert "3 documents: 1 completed, 1 failed, 1 wait for a person" in text

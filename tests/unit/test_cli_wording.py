@@ -1,0 +1,283 @@
+"""What the command line says of runs: in one line, without what would move a terminal's cursor."""
+
+from __future__ import annotations
+
+import io
+import re
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Final, cast
+
+import pytest
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from orchestrator.cli import demo, entry, output
+from orchestrator.cli.board import Announcer
+from orchestrator.cli.demo import agents_prefix, documents
+from orchestrator.cli.failures import explain
+from orchestrator.cli.plain import plain
+from orchestrator.cli.progress import progress_by_stage
+from orchestrator.cli.supervisor import Change
+from orchestrator.cli.watching import View, line, telling_how_to_decide
+from orchestrator.cli.wording import details, how_to_go_on, outcome, remark
+from orchestrator.errors import InvalidInput, OrchestratorError, RunFailed
+from orchestrator.messages import Decided, Event, RunState, StepState, Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator.client import Run
+
+NASTY: Final = "first\nsecond\x1b[31m"
+TAME: Final = "first second·[31m"
+
+
+def run_state(status: str, **more: object) -> RunState:
+    return RunState.model_validate(
+        {"id": "01abc", "flow": "f", "status": status, "tenant": "t", "priority": "normal", "tags": {}}
+        | {"created_ms": 1_000, "deadline_ms": 9_000, "retention_ms": 1, **more}
+    )
+
+
+def step(name: str = "check", status: str = "waiting", **more: object) -> StepState:
+    return StepState.model_validate({"name": name, "agent": f"acme.{name}", "status": status, **more})
+
+
+def event(kind: str, **data: object) -> Event:
+    return Event.model_validate({"id": "1-0", "type": kind, "version": 1, "at_ms": 1_000, "data": data})
+
+
+def asks(question: str) -> Waiting:
+    return Waiting(question=question, until_ms=9_000, default="reject")
+
+
+class WaitingRun:
+    """A run as `watch` leaves it behind when the time is over."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+
+    def state(self) -> RunState:
+        return self._state
+
+
+# Text of others
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (NASTY, TAME),
+        ("a\u202eb", "a·b"),
+        ("\x9b2J", "·2J"),
+        ("\ud800", "·"),
+        ("a\u2028b\tc", "a b c"),
+        ("naïve → ok", "naïve → ok"),
+    ],
+)
+def test_text_becomes_one_line_without_control_characters(text: str, shown: str) -> None:
+    assert plain(text) == shown
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        lambda: details(event("StepWaiting", waiting={"question": NASTY})),
+        lambda: details(event("StepDecided", decision={"choice": "approve", "by": "ada", "note": NASTY})),
+        lambda: line(event("StepFailed", step="check", reason=NASTY)),
+        lambda: remark(step(waiting=asks(NASTY))),
+        lambda: remark(step(decision=Decided(choice="approve", by="ada", note=NASTY, at_ms=1))),
+        lambda: remark(step(status="failed", reason=NASTY)),
+        lambda: explain(RunFailed("01abc", NASTY)),
+        lambda: "\n".join(demo.closing_lines(nasty_document(), "http://127.0.0.1:5555", "celeriac up")[5:6]),
+    ],
+)
+def test_what_an_agent_says_cannot_move_the_cursor(say: Callable[[], str]) -> None:
+    # when
+    said = say()
+
+    # then
+    assert TAME in said
+    assert "\x1b" not in said
+    assert "\n" not in said
+
+
+def nasty_document() -> dict[str, object]:
+    times = dict.fromkeys(("seconds", "per_second", "p50", "p95", "total_seconds"), 1.0)
+    return {
+        "documents": 1,
+        "outcomes": {"failed": 1},
+        "report": "r",
+        "flower": None,
+        "tag": "t",
+        "failures": {NASTY: 1},
+        "waiting": [],
+        **times,
+    }
+
+
+def test_cells_of_a_table_on_a_pipe_stay_in_their_row(capsys: pytest.CaptureFixture[str]) -> None:
+    # when
+    output.print_table(["A", "B"], [[NASTY, Text(NASTY)]])
+
+    # then
+    assert capsys.readouterr().out.splitlines()[1:] == [f"{TAME}  {TAME}"]
+
+
+def test_cells_of_a_table_on_a_terminal_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given
+    out = Console(file=io.StringIO(), width=120, force_terminal=True)
+    monkeypatch.setattr(output, "console", lambda: out)
+
+    # when
+    output.print_table(["A"], [[f"[red]{NASTY}"]])
+
+    # then
+    assert f"[red]{TAME}" in shown_on(out)
+
+
+def test_view_and_news_of_children_are_tame() -> None:
+    # given
+    out = Console(file=io.StringIO(), width=120, force_terminal=True)
+    steps = (step(waiting=asks(NASTY)),)
+
+    # when
+    out.print(View(run_state("failed", reason=NASTY, flow=NASTY, steps=steps)).render())
+    Announcer(out)(Change(name="pool", what="died", detail="exit code 1", lines=("said \x1b[31m",)))
+
+    # then
+    shown = shown_on(out)
+    assert shown.count(TAME) == 3
+    assert "| said ·[31m" in shown
+
+
+def shown_on(out: Console) -> str:
+    """Return what is seen, without rich's own colours; those of an agent would have stayed."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", cast("io.StringIO", out.file).getvalue())
+
+
+# What waits, and what became of it
+
+
+def test_timeout_at_a_gate_tells_how_to_decide(capsys: pytest.CaptureFixture[str]) -> None:
+    # given
+    run = cast("Run", WaitingRun(run_state("waiting", steps=(step(waiting=asks("really?")),))))
+    over = TimeoutError("run 01abc has not ended after 1 s; it goes on: watch it again")
+
+    # when
+    with pytest.raises(TimeoutError, match="after 1 s: it waits for a person"), telling_how_to_decide(run):
+        raise over
+
+    # then
+    said = capsys.readouterr().err
+    assert "check waits until" in said
+    assert "celeriac runs approve 01abc --step check" in said
+    assert "celeriac runs reject 01abc --step check" in said
+
+
+def test_timeout_of_a_run_at_work_is_told_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    # given
+    run = cast("Run", WaitingRun(run_state("running", steps=(step(status="running"),))))
+    over = TimeoutError("run 01abc has not ended after 1 s; it goes on: watch it again")
+
+    # when
+    with pytest.raises(TimeoutError, match="watch it again"), telling_how_to_decide(run):
+        raise over
+
+    # then
+    assert capsys.readouterr().err == ""
+
+
+def test_run_that_waits_for_nobody_has_nothing_to_decide() -> None:
+    assert how_to_go_on(run_state("running", steps=(step(status="running"),))) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "wanted", "said"),
+    [
+        ("cancelled", "cancelled", "01abc cancelled"),
+        ("failed", "rejected", "01abc rejected; it has ended as failed"),
+        ("running", "approved", "01abc approved; it goes on"),
+        ("completed", "approved", "01abc approved; it has completed"),
+    ],
+)
+def test_outcome_of_a_decision_is_a_sentence(status: str, wanted: str, said: str) -> None:
+    assert outcome(run_state(status), wanted) == said
+
+
+# Errors
+
+
+class Late(OrchestratorError):
+    """An error whose text is complete, told after a run was stored."""
+
+    def __str__(self) -> str:
+        return f"run {self.args[0]} is stored but was not published: {self.args[1]}"
+
+
+def test_error_after_a_run_was_stored_is_one_line_and_ends_with_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # given
+    def fail(**_: object) -> None:
+        raise Late("01abc", NASTY)
+
+    monkeypatch.setattr(typer.main, "get_command", lambda _: SimpleNamespace(main=fail))
+    monkeypatch.setattr(entry, "wants_traceback", lambda: False)
+
+    # when
+    with pytest.raises(SystemExit) as ended:
+        entry.main(["submit"])
+
+    # then
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"error: run 01abc is stored but was not published: {TAME}\n"
+
+
+def test_error_with_newlines_is_one_line() -> None:
+    assert explain(InvalidInput(NASTY)) == TAME
+
+
+# The demo
+
+
+def test_bars_count_a_failed_run_for_the_stages_it_completed_alone() -> None:
+    # given
+    stages = ["a", "b", "c"]
+    states = [
+        run_state("completed", steps=tuple(step(name, "completed") for name in stages)),
+        run_state("failed", steps=(step("a", "completed"), step("b", "failed"), step("c", "pending"))),
+        run_state("cancelled", steps=(step("a", "cancelled"), step("b", "pending"), step("c", "pending"))),
+        run_state("running", steps=(step("a", "completed"), step("b", "running"), step("c", "pending"))),
+    ]
+
+    # then: completed, and ended there
+    assert progress_by_stage(states, stages) == {"a": (3, 1), "b": (1, 1), "c": (1, 0)}
+
+
+def test_next_command_names_the_flows_module_unless_the_settings_do() -> None:
+    assert agents_prefix((), ("workers.moderation",)) == "CELERIAC_AGENTS=workers.moderation "
+    assert agents_prefix(("acme",), ("workers.moderation",)) == "CELERIAC_AGENTS=acme,workers.moderation "
+    assert agents_prefix(("workers.moderation",), ("workers.moderation",)) == ""
+
+
+def test_next_command_promises_to_go_on_only_where_something_waits() -> None:
+    # given
+    document = nasty_document()
+    waiting = [{"run": "01abc", "step": "check", "question": NASTY}]
+
+    # when
+    nothing = demo.closing_lines(document, "http://f", "CELERIAC_AGENTS=workers.x celeriac up")
+    something = demo.closing_lines({**document, "waiting": waiting}, "http://f", "celeriac up")
+
+    # then
+    assert "  CELERIAC_AGENTS=workers.x celeriac up " in nothing[-1]
+    assert "waits" not in nothing[-1]
+    assert "goes on with what waits" in something[-1]
+    assert f"  01abc  {TAME}" in something
+
+
+def test_one_document_is_singular() -> None:
+    assert documents(1) == "1 document"
+    assert documents(0) == "0 documents"
