@@ -37,6 +37,7 @@ class Context:
 
     Attributes:
         attempt: 1 for the first; `revision`: 0 until the gate sent the step back.
+        degraded: whether the agent stands in for the step's own, as its fallback.
         feedback: what the gate said, oldest first; `draft`: the output it said it of.
         deadline: when the run must be done, in seconds of `time.monotonic()` of this process.
     """
@@ -46,6 +47,7 @@ class Context:
     step: str
     attempt: int = 1
     revision: int = 0
+    degraded: bool = False
     feedback: tuple[str, ...] = ()
     draft: object | None = None
     tenant: str = "default"
@@ -55,8 +57,12 @@ class Context:
 
     @property
     def idempotency_key(self) -> str:
-        """The same for every attempt of this step at this revision: hand it to services outside Redis."""
-        return f"{self.run_id}:{self.step}:{self.revision}"
+        """
+        The same for every attempt of this step at this revision: hand it to services outside Redis.
+
+        A fallback's differs from its first agent's: a service must not answer the one with the other's result.
+        """
+        return f"{self.run_id}:{self.step}:{self.revision}{':fallback' if self.degraded else ''}"
 
     @property
     def cancelled(self) -> bool:

@@ -73,6 +73,7 @@ def celery_config(settings: Settings) -> dict[str, object]:
         "control_queue_expires": 300,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        "broker_channel_error_retry": True,  # a full or read-only Redis refuses commands; no reason to exit
         "broker_transport_options": {
             "visibility_timeout": VISIBILITY_TIMEOUT,
             "unacked_restore_interval": 5,

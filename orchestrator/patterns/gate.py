@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from math import inf
 from typing import Any, Final, Literal, get_args
 
 from orchestrator.agent import Agent, agents, definition_site
@@ -17,6 +16,8 @@ Then = Literal["pass", "reject", "fallback", "human"]
 Default = Literal["approve", "reject", "fallback"]
 
 DAY: Final = 86400.0
+LONGEST: Final = 366 * DAY
+"""As long as a run may take; and Lua's numbers hold no time that is much later."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Decision:
         if self.action not in get_args(Action):
             msg = f"a decision's action is one of {', '.join(get_args(Action))}, not {self.action!r}"
             raise ValueError(msg)
+        given: object = self.reason
+        if not isinstance(given, str):
+            # It becomes part of the run's state, where nobody could read it back.
+            msg = f"a decision's reason is a text, not {given!r:.80}"
+            raise TypeError(msg)
 
     @classmethod
     def ok(cls) -> Decision:
@@ -100,8 +106,8 @@ class Gate:
             )
         if self.max_revisions < 0:
             raise InvalidGate(where, f"max_revisions must be 0 or more, not {self.max_revisions}")
-        if not 0 < self.timeout < inf:
-            raise InvalidGate(where, f"timeout must be above 0 s and finite, not {self.timeout}")
+        if not 0 < self.timeout <= LONGEST:
+            raise InvalidGate(where, f"timeout must be above 0 s and at most a year, not {self.timeout}")
         if self.fallback is None and "fallback" in {self.on_fail, self.then, self.default}:
             raise InvalidGate(where, "name the agent to fall back to: Gate(..., fallback=agent)")
 

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Final
 
 from celery import bootsteps
 from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orchestrator.patterns.canvas import publish
 from orchestrator.runtime.process import current
 from orchestrator.state import keys
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from celery import Celery
     from celery.worker import WorkController
 
@@ -73,7 +77,7 @@ class Caretaker:
             except (RedisError, OperationalError) as error:
                 logger.warning("caretaker: %s; trying again in %g s", error, self._sweep)
             except Exception:
-                # One run that cannot be handled must not leave all others without a caretaker.
+                # A caretaker that ends would leave every run without one.
                 logger.exception("caretaker: a sweep failed; trying again in %g s", self._sweep)
         try:
             self._store.lead(self._owner, 0)
@@ -81,30 +85,44 @@ class Caretaker:
             logger.debug("caretaker: the role expires by itself")
 
     def _look_after(self, due: Due) -> None:
-        for run_id, step in due.lost:
-            if step and self._store.lost(run_id, step) == "ready":
-                logger.warning("run %s step %s: its worker is gone; publishing it again", run_id, step)
-                self._publish(run_id)
         empty: dict[str, bool] = {}
-        for run_id, step in due.overdue:
-            if step:
-                self._redispatch(run_id, step, empty)
-        for run_id, step in due.timers:
-            if step is None:
-                if self._store.expire(run_id) == "cancelled":
-                    logger.warning("run %s: its deadline has passed", run_id)
-            elif self._store.decide(run_id, step, None, by="timeout", note="nobody decided in time").what in {
-                "next",
-                "again",
-            }:
-                self._publish(run_id)
+        self._each(due.lost, self._lost)
+        self._each(due.overdue, lambda run_id, step: self._redispatch(run_id, step, empty))
+        self._each(due.timers, self._timer)
 
-    def _redispatch(self, run_id: str, step: str, empty: dict[str, bool]) -> None:
-        states = self._store.load_many([run_id])
-        found = states[0].step(step) if states else None
-        queue = found.agent if found else ""
+    @staticmethod
+    def _each(entries: Iterable[tuple[str, str | None]], care: Callable[[str, str | None], None]) -> None:
+        for run_id, step in entries:
+            try:
+                care(run_id, step)
+            except (RedisConnectionError, RedisTimeoutError, OutOfMemoryError, OperationalError):
+                raise  # the next entry would fare no better
+            except Exception:
+                # One run that cannot be handled must not leave all others without a caretaker.
+                logger.exception("caretaker: run %s step %s: cannot be handled", run_id, step)
+
+    def _lost(self, run_id: str, step: str | None) -> None:
+        if step and self._store.lost(run_id, step) == "ready":
+            logger.warning("run %s step %s: its worker is gone; publishing it again", run_id, step)
+            self._publish(run_id)
+
+    def _timer(self, run_id: str, step: str | None) -> None:
+        if step is None:
+            if self._store.expire(run_id) == "cancelled":
+                logger.warning("run %s: its deadline has passed", run_id)
+        elif self._store.decide(run_id, step, None, by="timeout", note="nobody decided in time").what in {
+            "next",
+            "again",
+        }:
+            self._publish(run_id)
+
+    def _redispatch(self, run_id: str, step: str | None, empty: dict[str, bool]) -> None:
+        if not step:
+            return
+        queue = self._store.agent_of(run_id, step)
         if queue and queue not in empty:
             empty[queue] = self._is_empty(queue)
+        # The deadline moves before the run is read as a whole: one that cannot be read is not looked at in every sweep.
         if self._store.redispatch(run_id, step, queue_is_empty=empty.get(queue, False)) == "publish":
             logger.warning("run %s step %s: nobody has begun it; publishing it again", run_id, step)
             self._publish(run_id)

@@ -76,6 +76,8 @@ class Consumer(CeleryConsumer):
 
     def _defect(self, message: Message) -> str | None:
         headers = message.headers
+        if isinstance(headers, dict) and not isinstance(headers.get("task"), str | None):
+            return "its header 'task' is no text"
         if not headers or (isinstance(headers, dict) and headers.get("task") not in self.strategies):
             return None  # protocol 1, an unknown task, no task at all: Celery asks below
         try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Held = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class _Keeping:
+    on_lost: Callable[[], None]
+    until: float
 
 
 class LeaseKeeper:
@@ -33,25 +41,28 @@ class LeaseKeeper:
     def __init__(self, store: RunStore, *, interval: float) -> None:
         self._store = store
         self._interval = interval
-        self._held: dict[Held, Callable[[], None]] = {}
+        self._held: dict[Held, _Keeping] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def held(self, begun: Begun, on_lost: Callable[[], None]) -> Iterator[None]:
+    def held(self, begun: Begun, on_lost: Callable[[], None], *, longest: float) -> Iterator[None]:
         """
         Keep a step's lease while the block runs.
 
         Args:
             begun: the attempt.
             on_lost: called at most once, on the keeper's thread, when the run has ended or the step is another's.
+            longest: seconds after which the lease is given up: what no pool can interrupt must not hold its step for
+                ever.
         """
         lease = (begun.run_id, begun.step.name, begun.fence)
         with self._lock:
-            self._held[lease] = on_lost
+            self._held[lease] = _Keeping(on_lost, time.monotonic() + longest)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._renew_for_ever, name=self._thread_name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._renew_for_ever, name=self._thread_name, daemon=True)
+                thread.start()
+                self._thread = thread
         try:
             yield
         finally:
@@ -60,17 +71,24 @@ class LeaseKeeper:
 
     def renew(self) -> None:
         """Renew once, and tell the holders of leases that are lost."""
+        now = time.monotonic()
         with self._lock:
-            leases = list(self._held)
+            overdue = [lease for lease, keeping in self._held.items() if keeping.until < now]
+            leases = [lease for lease in self._held if lease not in overdue]
+        for lease in overdue:
+            self._lose(lease, "its agent does not end")
         if not leases:
             return
         for lease, renewal in zip(leases, self._store.renew(leases), strict=True):
             if renewal != "renewed":
-                with self._lock:
-                    on_lost = self._held.pop(lease, None)
-                if on_lost is not None:
-                    logger.warning("run %s step %s: lease lost (%s)", lease[0], lease[1], renewal)
-                    on_lost()
+                self._lose(lease, renewal)
+
+    def _lose(self, lease: Held, why: str) -> None:
+        with self._lock:
+            keeping = self._held.pop(lease, None)
+        if keeping is not None:
+            logger.warning("run %s step %s: lease lost (%s)", lease[0], lease[1], why)
+            keeping.on_lost()
 
     def _renew_for_ever(self) -> None:
         pause = threading.Event()
@@ -80,3 +98,6 @@ class LeaseKeeper:
             except RedisError as error:
                 # The lease may run out meanwhile; then the fence keeps this attempt from committing.
                 logger.warning("leases not renewed: %s", error)
+            except Exception:
+                # Without this thread every step of the process would lose its lease.
+                logger.exception("leases not renewed; trying again in %g s", self._interval)

@@ -11,7 +11,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from billiard.common import terminate_handler_fired
 from billiard.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import WorkerShutdown, WorkerTerminate
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from orchestrator.state.runs import Verdict
 
 logger = logging.getLogger(__name__)
+
+HARD_LIMIT_GRACE = 10.0
+"""Seconds after an agent's timeout when what did not react is given up: killed in a prefork child, else left alone."""
 
 REFUSALS = {
     "gone": "there is no such run or step",
@@ -122,6 +127,7 @@ def _work(agent: Agent[Any, Any], process: WorkerProcess, begun: Begun) -> Judge
         step=step.name,
         attempt=step.attempt,
         revision=step.revision,
+        degraded=step.degraded,
         feedback=step.feedback,
         draft=draft,
         tenant=begun.tenant,
@@ -139,7 +145,7 @@ def _work(agent: Agent[Any, Any], process: WorkerProcess, begun: Begun) -> Judge
         if agent.is_async:
             given = _run_async(call, process, begun, cancelled, timeout)
         else:
-            with process.leases.held(begun, cancelled.set):
+            with process.leases.held(begun, cancelled.set, longest=timeout + HARD_LIMIT_GRACE):
                 given = call()
     except StepLost:
         raise
@@ -148,8 +154,13 @@ def _work(agent: Agent[Any, Any], process: WorkerProcess, begun: Begun) -> Judge
         limit = f"timed out after {agent.timeout:g} s" if timeout == agent.timeout else "the run's deadline passed"
         own = str(error) and not isinstance(error, SoftTimeLimitExceeded)  # a TimeoutError the handler raised itself
         raise AgentFailed(step.name, f"{type(error).__name__}: {error}" if own else limit) from error
-    except Exception as error:
+    except (WorkerShutdown, WorkerTerminate):
+        raise
+    except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as error:
+        if isinstance(error, SystemExit) and terminate_handler_fired():
+            raise  # not the handler's: this child has been told to end
         # Whatever a handler raises fails its step, with the reason; retry and fallback will be decided here.
+        # `sys.exit` in a library, or the cancellation of a task of its own, is no reason to end a worker's process.
         logger.exception("run %s step %s: agent %s raised", begun.run_id, step.name, agent.name)
         raise AgentFailed(step.name, f"{type(error).__name__}: {error}") from error
     try:
@@ -161,7 +172,9 @@ def _work(agent: Agent[Any, Any], process: WorkerProcess, begun: Begun) -> Judge
         raise AgentFailed(
             step.name, f"agent {agent.name!r} returned what it does not declare: {describe(error)}"
         ) from None
-    return _judge(begun, output, written)
+    # A gate may take its time, too.
+    with process.leases.held(begun, cancelled.set, longest=agent.timeout + HARD_LIMIT_GRACE):
+        return _judge(begun, output, written)
 
 
 def _judge(begun: Begun, output: object, value: bytes) -> Judged:
@@ -236,15 +249,25 @@ def _run_async(
     if runner is None:
         runner = _threads.runner = asyncio.Runner()
     loop = runner.get_loop()
+    exits: list[BaseException] = []
+
+    async def contained() -> object:
+        try:
+            return await call()
+        except (SystemExit, KeyboardInterrupt) as error:
+            # A task that raises these ends the loop under all others: `under_lease` would stay suspended, its lease be
+            # renewed for ever, and the next step of this thread be ended in its place.
+            exits.append(error)
+            return None
 
     async def under_lease() -> object:
-        work = asyncio.ensure_future(call())
+        work = asyncio.ensure_future(contained())
 
         def lost() -> None:
             cancelled.set()
             loop.call_soon_threadsafe(work.cancel)
 
-        with process.leases.held(begun, lost):
+        with process.leases.held(begun, lost, longest=timeout + HARD_LIMIT_GRACE):
             try:
                 async with asyncio.timeout(timeout):
                     return await work
@@ -253,4 +276,7 @@ def _run_async(
                     raise StepLost from None
                 raise
 
-    return runner.run(under_lease())
+    given = runner.run(under_lease())
+    if exits:
+        raise exits[0]
+    return given

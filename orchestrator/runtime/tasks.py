@@ -14,16 +14,13 @@ from orchestrator.client import Client
 from orchestrator.errors import AgentFailed
 from orchestrator.runtime.outcomes import StepSuperseded
 from orchestrator.runtime.process import current
-from orchestrator.runtime.step import execute
+from orchestrator.runtime.step import HARD_LIMIT_GRACE, execute
 from orchestrator.state import keys
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from orchestrator.agent import Agent
-
-HARD_LIMIT_GRACE = 10.0
-"""Seconds after an agent's timeout when a prefork child that did not react is killed."""
 
 
 class StepTask(Task):

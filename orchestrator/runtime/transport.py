@@ -61,8 +61,14 @@ class QoS(kombu_redis.QoS):
         if _is_step(message):
             self._steps[delivery_tag] = message
             virtual.QoS.append(self, message, delivery_tag)
-        else:
+            return
+        try:
             super().append(message, delivery_tag)
+        except redis.OutOfMemoryError:
+            # It is off its queue already, and a full server takes it nowhere: remembered here it is executed at least.
+            logger.warning("Redis is full: a message is booked as delivered in memory alone")
+            self._steps[delivery_tag] = message
+            virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
         """Book a delivery out."""

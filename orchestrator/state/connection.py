@@ -7,7 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from redis import Redis
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import BusyLoadingError
+from redis.exceptions import BusyLoadingError, OutOfMemoryError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
@@ -42,8 +42,8 @@ def connect(settings: Settings, *, retry: float | None = None) -> Redis:
     Make a client of the state's Redis; replies are bytes.
 
     Every script may be sent twice: submit, begin, commit and fail answer the same again, the others find their work
-    done. So a lost connection is retried here, with backoff and jitter, instead of failing a step because Redis
-    restarted.
+    done. So a lost connection or a full server is tried again here, with backoff and jitter, instead of failing a step
+    because Redis restarted.
 
     Args:
         settings: where Redis is.
@@ -62,7 +62,7 @@ def connect(settings: Settings, *, retry: float | None = None) -> Redis:
         retry=Retry(
             ExponentialWithJitterBackoff(base=RETRY_BASE, cap=RETRY_CAP),
             retries,
-            supported_errors=(RedisConnectionError, RedisTimeoutError, BusyLoadingError),
+            supported_errors=(RedisConnectionError, RedisTimeoutError, BusyLoadingError, OutOfMemoryError),
         ),
         client_name="celeriac",
         max_connections=MAX_CONNECTIONS,

@@ -120,6 +120,7 @@ def _step_fell_back(folding: _Folding, event: Event) -> None:
     step.setdefault("instead_of", step["agent"])
     step.update(agent=data["agent"], input=data["input"], reason=data["reason"], degraded=True, attempt=0)
     step.pop("output", None)
+    step.pop("draft", None)
     folding.ready(step, event)
 
 

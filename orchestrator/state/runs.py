@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Literal, cast
 
+from redis.exceptions import NoScriptError
+
 from orchestrator.errors import RunNotFound, WrongState
 from orchestrator.messages import Event, RunState, StepState
 from orchestrator.state import keys
@@ -151,17 +153,26 @@ class RunStore:
         """
         ids = [keys.new_run_id(self.settings.shards, one.key, one.tenant) for one in submissions]
         holders = self._holders(ids, submissions)
-        pipe = self.client.pipeline(transaction=False) if len(submissions) > 1 else None
         sent: list[tuple[str, bytes]] = []
-        replies: list[list[bytes]] = []
-        for run_id, holder, submission in zip(ids, holders, submissions, strict=True):
+        for run_id, submission in zip(ids, submissions, strict=True):
             ttl_ms = milliseconds(submission.deadline) + milliseconds(submission.retention)
-            stored = self.payloads.put(run_id, "input", submission.value, ttl_ms=ttl_ms)
-            sent.append((run_id, stored))
-            replies.append(self._submit(run_id, holder, submission, stored, pipe))
-        if pipe is not None:
-            replies = pipe.execute()
+            sent.append((run_id, self.payloads.put(run_id, "input", submission.value, ttl_ms=ttl_ms)))
+        try:
+            replies = self._send(holders, submissions, sent)
+        except NoScriptError:
+            # A server that restarted under a pipeline knows no script when redis-py sends the pipeline again.
+            replies = self._send(holders, submissions, sent)
         return [self._submitted(*one, reply) for one, reply in zip(sent, replies, strict=True)]
+
+    def _send(
+        self, holders: Sequence[str], submissions: Sequence[Submission], sent: Sequence[tuple[str, bytes]]
+    ) -> list[list[bytes]]:
+        pipe = self.client.pipeline(transaction=False) if len(submissions) > 1 else None
+        replies = [
+            self._submit(run_id, holder, submission, stored, pipe)
+            for (run_id, stored), holder, submission in zip(sent, holders, submissions, strict=True)
+        ]
+        return replies if pipe is None else cast("list[list[bytes]]", pipe.execute())
 
     def _holders(self, ids: Sequence[str], submissions: Sequence[Submission]) -> list[str]:
         """Return the runs that the keys belong to now; where there is no key, or nobody has it, the new run."""
@@ -329,6 +340,11 @@ class RunStore:
         return self._scripts.lost(
             run_id, step, max_attempts=self.settings.max_attempts, dispatch_ms=self._dispatch_ms
         ).decode()
+
+    def agent_of(self, run_id: str, step: str) -> str:
+        """Return the agent a step is up to now, whatever else its record holds; empty where there is no such step."""
+        record = cast("bytes | None", self.client.hget(keys.run(run_id), f"step:{step}"))
+        return str(json.loads(record)["agent"]) if record else ""
 
     def redispatch(self, run_id: str, step: str, *, queue_is_empty: bool) -> str:
         """Look at a ready step nobody has begun in time. Returns `publish`, `wait` or `closed`."""

@@ -191,7 +191,7 @@ class ReferenceRun:
         return "failed"
 
     def _fall_back(self, step: ReferenceStep, agent: str) -> None:
-        step.agent, step.degraded, step.attempt, step.output = agent, True, 0, None
+        step.agent, step.degraded, step.attempt, step.output, step.draft = agent, True, 0, None, None
         self._ready(step.plan.name, self.steps[step.plan.start or step.plan.name].value)
 
     def _revise(self, gated: ReferenceStep, feedback: str) -> None:

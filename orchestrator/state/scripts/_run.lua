@@ -121,6 +121,7 @@ local function fall_back(step, rec, agent, reason, dispatch_ms)
   rec.instead_of = rec.instead_of or rec.agent
   rec.agent, rec.reason, rec.degraded = agent, reason, true
   rec.input, rec.attempt = start.input, 0
+  rec.draft = nil  -- another agent's, of another type
   emit('StepFellBack', {step = step, agent = agent, input = rec.input, reason = reason})
   make_ready(step, rec, dispatch_ms)
 end

@@ -6,11 +6,16 @@ ARGV[3]   by       string  who
 ARGV[4]   note     string  why
 ARGV[5]   dispatch_ms int  > 0
 Returns   {'next', step} | {'finished', ''} | {'again', step} | {'rejected', ''}
-          | {'early'} the timer is not due | {'no fallback'} | {'not waiting'} | {'closed'}
+          | {'decided'} so already, by the same person for the same reason | {'early'} the timer is not due | {'no fallback'} | {'not waiting'} | {'closed'}
 Atomic    decision and what follows together: two people, or a person and the timer, decide once
 ]]
 local step, choice, by, dispatch_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[5])
 local status, _, retention_ms, _, rec = run_fields(step)
+local decided = rec and rec.status ~= 'waiting' and rec.decision
+if decided and choice ~= '' and decided.choice == choice and decided.by == by and decided.note == ARGV[4] then
+  -- The reply to this very decision was lost and the caller asks again.
+  return {'decided'}
+end
 if not status or not rec or not live(status) or rec.status ~= 'waiting' then
   redis.call('ZREM', TIMERS, member(step))
   return {status and rec and live(status) and 'not waiting' or 'closed'}
