@@ -38,6 +38,8 @@ class _Popping(redis.Redis):
     popped: tuple[bytes, bytes] | None = None
 
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:  # noqa: ANN401  redis-py's signature
+        if command_name == "BRPOP":
+            self.popped = None  # a reply that cannot be read must not pass for the one before
         response = super().parse_response(connection, command_name, **options)
         if command_name == "BRPOP":
             self.popped = tuple(response) if response and len(response) == POPPED_FIELDS else None
