@@ -400,13 +400,6 @@ class RunStore:
         found = cast("list[list[bytes]]", pipe.execute())
         return sorted((entry.decode() for entries in found for entry in entries), reverse=True)[:limit]
 
-    def count(self, status: RunStatus) -> int:
-        """Return how many runs are in a status."""
-        pipe = self.client.pipeline(transaction=False)
-        for shard in keys.shards(self.settings.shards):
-            pipe.zcard(keys.index(shard, status))
-        return sum(cast("list[int]", pipe.execute()))
-
     def value(self, run_id: str, name: str) -> bytes | None:
         """Return a stored value by its name: `input`, or a step's `output`. None: there is none."""
         stored = cast("bytes | None", self.client.hget(keys.data(run_id), name))
