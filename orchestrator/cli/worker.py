@@ -13,6 +13,7 @@ from orchestrator.cli import session
 from orchestrator.cli.fleet import worker_arguments
 from orchestrator.cli.help import examples
 from orchestrator.cli.options import NO_AGENT, check_agents, command_app
+from orchestrator.cli.output import AsJson, print_json_line
 from orchestrator.errors import InvalidSettings
 from orchestrator.settings import Pool
 from orchestrator.state import embedded
@@ -42,8 +43,13 @@ def worker(
         typer.Option(min=1, metavar="N", help="Steps to run at a time.", show_default="the setting concurrency"),
     ] = None,
     pool: Annotated[Pool | None, typer.Option(help="Celery's worker pool.", show_default="the setting pool")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Run a worker in this process, for some agents or for all."""
+    """
+    Run a worker in this process, for some agents or for all.
+
+    With --json it first prints what it is as one line; the rest is Celery's log, on stderr.
+    """
     settings = session.load()
     if not agents():
         raise InvalidSettings(NO_AGENT)
@@ -57,10 +63,10 @@ def worker(
     from orchestrator.app import app as celery  # noqa: PLC0415  importing it makes the Celery app of the process
 
     label = wanted[0] if len(wanted) == 1 else "celeriac"
-    arguments = worker_arguments(
-        pool or settings.pool,
-        wanted,
-        name=f"{label}.{os.getpid()}",  # a second worker for the same agents must have another name
-        concurrency=concurrency or settings.concurrency,
-    )
-    celery.worker_main(["worker", *arguments, *(context.obj or [])])
+    name = f"{label}.{os.getpid()}"  # a second worker for the same agents must have another name
+    chosen, steps = pool or settings.pool, concurrency or settings.concurrency
+    arguments = worker_arguments(chosen, wanted, name=name, concurrency=steps)
+    if as_json:
+        facts = {"name": name, "pid": os.getpid(), "queues": wanted, "pool": chosen, "concurrency": steps}
+        print_json_line(facts)
+    celery.worker_main([*(["--quiet"] if as_json else []), "worker", *arguments, *(context.obj or [])])

@@ -317,7 +317,7 @@ def test_message_nobody_can_read_is_listed_with_its_reason(deployment: Deploymen
 def test_worker_serves_the_agents_it_is_given(deployment: Deployment, shell: Shell) -> None:
     # given
     run = deployment.submit("only-parked")
-    worker = shell.start("worker", "acme.parked", "--pool", "solo", "--", "--loglevel=WARNING")
+    worker = shell.start("worker", "acme.parked", "--pool", "solo", "--json", "--", "--loglevel=WARNING")
 
     # when
     try:
@@ -329,3 +329,5 @@ def test_worker_serves_the_agents_it_is_given(deployment: Deployment, shell: She
     # then
     assert worker.returncode == 0
     assert "Traceback" not in said
+    facts = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
+    assert (facts["queues"], facts["pool"]) == (["acme.parked"], "solo")

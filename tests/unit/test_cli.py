@@ -148,7 +148,7 @@ def test_examples_show_ids_that_could_be_one(capsys: pytest.CaptureFixture[str])
         assert all(keys.is_run_id(run_id) for run_id in shown)
 
 
-@pytest.mark.parametrize("command", [command for command in every_command() if command != ["worker"]], ids=" ".join)
+@pytest.mark.parametrize("command", every_command(), ids=" ".join)
 def test_every_command_that_prints_facts_takes_json(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     # when
     with pytest.raises(SystemExit):
