@@ -143,8 +143,11 @@ def test_a_backlog_is_not_a_loss(make: Callable[..., Deployment]) -> None:
     # when it has worked through them
     for run in runs:
         run.result(timeout=60)
-    # then nothing was published twice, and the last waited for much longer than the timeout
-    assert sum(counts(run)["StepRedispatched"] for run in runs) == 0
+    # then nothing was published twice that waited in the queue, and the last waited for much longer than the timeout.
+    # The last one alone may be: taken by the worker and not begun, it leaves an empty queue, as a lost message does.
+    assert sum(counts(run)["StepRedispatched"] for run in runs[:-1]) == 0
+    assert counts(runs[-1])["StepRedispatched"] <= 1
+    assert all(counts(run)["StepCompleted"] == 1 for run in runs)
     last = runs[-1].state().steps[0]
     assert last.started_ms is not None
     assert last.ready_ms is not None
