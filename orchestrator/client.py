@@ -22,7 +22,7 @@ from orchestrator.patterns.flow import flows
 from orchestrator.settings import get_settings
 from orchestrator.state import keys
 from orchestrator.state.connection import connect
-from orchestrator.state.runs import RunStore, Submission
+from orchestrator.state.runs import RunStore, Submission, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,11 +66,6 @@ def check_text(what: str, value: object) -> None:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT or readable(value) != value:
         msg = f"{what} must be a text of 1 to {MAX_TEXT} characters, not {value!a:.80}"
         raise InvalidInput(msg)
-
-
-def readable(text: str) -> str:
-    """Return a text that UTF-8 can carry."""
-    return text.encode(errors="replace").decode()
 
 
 class Run:
@@ -363,7 +358,7 @@ class Client:
                 # Not the producer's own key: what was refused must not stand in the way of what corrects it.
                 key=f"refused:{message_id}",
                 tags={},
-                refused=readable(f"refused: {error}"),
+                refused=f"refused: {error}",
             )
             (submitted,) = self.store.submit([refused])
             return Run(self, submitted.run_id)

@@ -28,6 +28,7 @@ from orchestrator.state.runs import Begun, Committed, Refused, milliseconds, sho
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from contextlib import AbstractContextManager
 
     from celery import Task
 
@@ -172,13 +173,12 @@ def _work(agent: Agent[Any, Any], process: WorkerProcess, begun: Begun) -> Judge
         raise AgentFailed(
             step.name, f"agent {agent.name!r} returned what it does not declare: {describe(error)}"
         ) from None
-    # A gate may take its time, too.
-    with process.leases.held(begun, cancelled.set, longest=agent.timeout + HARD_LIMIT_GRACE):
-        return _judge(begun, output, written)
+    keep = process.leases.held(begun, cancelled.set, longest=agent.timeout + HARD_LIMIT_GRACE)
+    return _judge(begun, output, written, keep)
 
 
-def _judge(begun: Begun, output: object, value: bytes) -> Judged:
-    """Ask the step's gate. A fallback's output passes: it is the answer of last resort."""
+def _judge(begun: Begun, output: object, value: bytes, keep: AbstractContextManager[None]) -> Judged:
+    """Ask the step's gate, which may take its time: `keep` the lease. A fallback's output passes, the last resort."""
     step = begun.step
     if not step.gated or step.degraded:
         return Judged(value)
@@ -190,7 +190,8 @@ def _judge(begun: Begun, output: object, value: bytes) -> Judged:
             f"this worker does not know flow {begun.flow!r} with a gate here; add its module to CELERIAC_AGENTS",
         )
     try:
-        decision = gate.decide(output, sent_back=step.sent_back)
+        with keep:
+            decision = gate.decide(output, sent_back=step.sent_back)
     except Exception as error:
         logger.exception("run %s step %s: the gate raised", begun.run_id, step.name)
         raise AgentFailed(step.name, f"its gate raised {type(error).__name__}: {error}") from error

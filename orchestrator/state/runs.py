@@ -37,10 +37,14 @@ def milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
+def readable(text: str) -> str:
+    """Return a text that UTF-8 can carry: an undecodable file name, or JSON's lone surrogate, is none."""
+    return text.encode(errors="replace").decode()
+
+
 def bounded(text: str, limit: int = MAX_TEXT) -> str:
     """Bound what a gate or a handler says; it goes into the log and into every reader of the run."""
-    # An undecodable file name in an exception holds what UTF-8 cannot: it must not fail what records it.
-    clean = text.encode(errors="replace").decode()
+    clean = readable(text)
     return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
 
 
