@@ -7,21 +7,20 @@ first used.
 
 from __future__ import annotations
 
-from celery import Celery
-
 from orchestrator.agent import load_agents
 from orchestrator.broker import celery_config
 from orchestrator.runtime.caretaker import CaretakerStep
+from orchestrator.runtime.celery_app import App
 from orchestrator.runtime.tasks import queues, register_tasks, routes
 from orchestrator.settings import Settings, get_settings
 
 __all__ = ["app", "create_app"]
 
 
-def create_app(settings: Settings) -> Celery:
+def create_app(settings: Settings) -> App:
     """Return the app that workers and Flower run: every agent's task, its queue, the caretaker."""
     load_agents(settings.agents)
-    made = Celery("celeriac")
+    made = App("celeriac")
     made.add_defaults(lambda: celery_config(settings) | {"task_routes": routes(), "task_queues": queues()})
     made.steps["worker"].add(CaretakerStep)
     register_tasks(made)

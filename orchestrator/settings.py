@@ -24,7 +24,7 @@ DEFAULT_CONFIG = Path("config/settings.toml")
 
 BROKERS = frozenset({"redis", "rediss", "redis+socket", "sentinel", "unix", "amqp", "amqps", "pyamqp"})
 
-Pool = Literal["prefork", "threads", "solo"]
+Pool = Literal["auto", "asyncio", "prefork", "threads", "solo"]
 
 
 class Settings(BaseSettings):
@@ -53,8 +53,9 @@ class Settings(BaseSettings):
     max_payload_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=512 * 1024 * 1024)
     redis_retry: float = Field(default=30.0, ge=0.0, le=3600.0)
 
-    pool: Pool = "prefork"
-    concurrency: int = Field(default=2, ge=1, le=10_000)
+    pool: Pool = "auto"
+    concurrency: int | None = Field(default=None, ge=1, le=100_000)
+    sync_threads: int = Field(default=32, ge=1, le=10_000)
     flower_host: str = "127.0.0.1"
     flower_port: int = Field(default=5555, ge=1, le=65535)
 

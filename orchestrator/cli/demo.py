@@ -133,7 +133,6 @@ class Show:
         self._told = False
         host = settings.flower_host
         self.options = Options(
-            concurrency=settings.concurrency,
             flower_port=settings.flower_port if is_free(host, settings.flower_port) else any_free(host),
             grace=10.0,
             modules=(f"{ROOM}.{name}",),

@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Final
 from orchestrator.agent import agents
 from orchestrator.broker import START_QUEUE
 from orchestrator.cli.supervisor import Spec
+from orchestrator.settings import Pool
 
 if TYPE_CHECKING:
     from orchestrator.settings import Settings
 
 APP: Final = "orchestrator.app"
+CUSTOM_POOL: Final = {"CELERY_CUSTOM_WORKER_POOL": "orchestrator.runtime.pool:AsyncioPool"}
+ASYNCIO_CONCURRENCY: Final = 100  # steps that wait cost next to nothing
+CONCURRENCY: Final = 2
 FLOWER: Final = "flower"
 FLOWER_CONFIG: Final = Path("config/flower.py")
 FLOWER_OPTIONS: Final = (  # where that file is not there
@@ -34,13 +38,13 @@ class Options:
     How to run it.
 
     Attributes:
-        concurrency: steps a pool runs at a time; `numbers`: of single agents.
+        concurrency: steps a pool runs at a time, where the settings are not to say; `numbers`: of single agents.
         flower_port: None for no Flower.
         grace: seconds that running steps have when it ends.
         modules: that define the agents, where the settings name others.
     """
 
-    concurrency: int
+    concurrency: int | None = None
     numbers: Mapping[str, int] = field(default_factory=dict)
     flower_port: int | None
     grace: float = 30.0
@@ -49,7 +53,7 @@ class Options:
 
 def specs(settings: Settings, options: Options) -> list[Spec]:
     """Return the children: a pool for each agent, one for the queue `orchestrator`, Flower."""
-    pools = {name: options.numbers.get(name, options.concurrency) for name in agents()}
+    pools = {name: options.numbers.get(name) or options.concurrency for name in agents()}
     found = [_pool(settings, name, number) for name, number in {**pools, START_QUEUE: 1}.items()]
     if options.flower_port is not None:
         found.append(_flower(settings, options.flower_port))
@@ -60,21 +64,32 @@ def _celery(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "celery", "-A", APP, *arguments)
 
 
-def _pool(settings: Settings, queue: str, number: int) -> Spec:
+def _pool(settings: Settings, queue: str, number: int | None) -> Spec:
+    pool, concurrency = choose(settings, [queue], None, number)
     return Spec(
         name=queue,
-        command=_celery("worker", *worker_arguments(settings.pool, [queue], name=queue, concurrency=number)),
+        command=_celery("worker", *worker_arguments(pool, [queue], name=queue, concurrency=concurrency)),
         signals=(signal.SIGTERM, signal.SIGQUIT, signal.SIGKILL),
     )
 
 
-def worker_arguments(pool: str, queues: Sequence[str], *, name: str, concurrency: int) -> list[str]:
-    """Return the arguments of `celery worker` for a pool."""
+def choose(settings: Settings, queues: Sequence[str], pool: Pool | None, concurrency: int | None) -> tuple[Pool, int]:
+    """Return pool and concurrency for a worker of these queues: as asked for, as set, or as fits its agents."""
+    chosen = pool or settings.pool
+    if chosen == "auto":
+        known = agents()
+        chosen = "asyncio" if any(queue in known and known[queue].is_async for queue in queues) else "prefork"
+    fitting = ASYNCIO_CONCURRENCY if chosen == "asyncio" else CONCURRENCY
+    return chosen, concurrency or settings.concurrency or fitting
+
+
+def worker_arguments(pool: Pool, queues: Sequence[str], *, name: str, concurrency: int) -> list[str]:
+    """Return the arguments of `celery worker` for a pool; "asyncio" needs CUSTOM_POOL in the environment."""
     return [
         f"--queues={','.join(queues)}",
         f"--hostname={name}@%h",
         f"--concurrency={concurrency}",
-        f"--pool={pool}",
+        f"--pool={'custom' if pool == 'asyncio' else pool}",
         "--loglevel=INFO",
         "--without-gossip",
         "--without-mingle",
@@ -90,4 +105,4 @@ def _flower(settings: Settings, port: int) -> Spec:
 def environment(data_dir: Path, modules: Sequence[str]) -> dict[str, str]:
     """Return the children's environment: ours, and where the data are whatever a child's current folder is."""
     named = {"CELERIAC_AGENTS": ",".join(modules)} if modules else {}
-    return {**os.environ, **named, "CELERIAC_DATA_DIR": str(data_dir), "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **CUSTOM_POOL, **named, "CELERIAC_DATA_DIR": str(data_dir), "PYTHONUNBUFFERED": "1"}

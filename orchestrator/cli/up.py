@@ -61,7 +61,7 @@ def up(
     numbers = parse_numbers(agent)
     settings = session.load()
     options = Options(
-        concurrency=concurrency or settings.concurrency,
+        concurrency=concurrency,
         numbers=numbers,
         flower_port=(flower_port or settings.flower_port) if flower else None,
         grace=grace,

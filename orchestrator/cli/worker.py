@@ -10,7 +10,7 @@ import typer
 from orchestrator.agent import agents
 from orchestrator.broker import START_QUEUE
 from orchestrator.cli import session
-from orchestrator.cli.fleet import worker_arguments
+from orchestrator.cli.fleet import CUSTOM_POOL, choose, worker_arguments
 from orchestrator.cli.help import examples
 from orchestrator.cli.options import NO_AGENT, check_agents, command_app
 from orchestrator.cli.output import AsJson, print_json_line
@@ -26,7 +26,7 @@ app = command_app()
     epilog=examples(
         "celeriac worker",
         "celeriac worker moderation.classify --concurrency 8",
-        "celeriac worker moderation.classify --pool threads -- --max-tasks-per-child 100",
+        "celeriac worker moderation.redact --pool prefork -- --max-tasks-per-child 100",
         where="It is Celery's worker: `celery -A orchestrator.app worker -Q moderation.classify` does the same. "
         "What follows -- is handed to it.",
     ),
@@ -42,7 +42,7 @@ def worker(
         int | None,
         typer.Option(min=1, metavar="N", help="Steps to run at a time.", show_default="the setting concurrency"),
     ] = None,
-    pool: Annotated[Pool | None, typer.Option(help="Celery's worker pool.", show_default="the setting pool")] = None,
+    pool: Annotated[Pool | None, typer.Option(help="The worker pool.", show_default="the setting pool")] = None,
     as_json: AsJson = False,
 ) -> None:
     """
@@ -60,11 +60,12 @@ def worker(
         # Not released here: the server stays until this process ends.
         embedded.ensure(settings, hold=True)
     session.redis().close()
+    os.environ.update(CUSTOM_POOL)  # Celery reads it when it is imported for good
     from orchestrator.app import app as celery  # noqa: PLC0415  importing it makes the Celery app of the process
 
     label = wanted[0] if len(wanted) == 1 else "celeriac"
     name = f"{label}.{os.getpid()}"  # a second worker for the same agents must have another name
-    chosen, steps = pool or settings.pool, concurrency or settings.concurrency
+    chosen, steps = choose(settings, wanted, pool, concurrency)
     arguments = worker_arguments(chosen, wanted, name=name, concurrency=steps)
     if as_json:
         facts = {"name": name, "pid": os.getpid(), "queues": wanted, "pool": chosen, "concurrency": steps}

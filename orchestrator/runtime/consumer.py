@@ -12,6 +12,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 
 from orchestrator.agent import agents
 from orchestrator.broker import START_QUEUE
+from orchestrator.runtime.pool import AsyncioPool
 from orchestrator.runtime.process import current
 from orchestrator.runtime.vetting import defect
 
@@ -55,6 +56,12 @@ class Consumer(CeleryConsumer):
         if self.hub and now >= self._flush_due:
             self._flush_due = now + EVENT_DELAY
             self.hub.call_later(EVENT_DELAY, self._flush_events)
+
+    def cancel_active_requests(self) -> None:
+        """Cancel what runs; what has ended while the soft shutdown slept is told so first."""
+        if isinstance(self.pool, AsyncioPool):
+            self.pool.deliver()
+        super().cancel_active_requests()
 
     def shutdown(self) -> None:
         """Publish what is still gathered, then shut down."""

@@ -6,6 +6,7 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+from orchestrator.runtime.batching import BatchingRedis
 from orchestrator.runtime.leases import LeaseKeeper
 from orchestrator.settings import get_settings
 from orchestrator.state.connection import connect
@@ -27,7 +28,7 @@ class WorkerProcess:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.name = f"{socket.gethostname()}:{os.getpid()}"
-        client = connect(settings)
+        client = connect(settings, BatchingRedis)
         self.store = RunStore(client, settings)
         self.dead = DeadLetters(client)
         self.leases = LeaseKeeper(self.store, interval=settings.lease / 3)

@@ -23,6 +23,7 @@ from orchestrator.errors import AgentFailed, PayloadTooLarge
 from orchestrator.patterns.canvas import publish
 from orchestrator.patterns.flow import flows
 from orchestrator.patterns.gate import Decision
+from orchestrator.runtime.bridge import outside_loop_for_long, run_coroutine
 from orchestrator.runtime.outcomes import StepAgain, StepClosed, StepSuperseded
 from orchestrator.state.runs import Begun, Committed, Refused, milliseconds, shorten
 
@@ -191,7 +192,7 @@ def _judge(begun: Begun, output: object, value: bytes, keep: AbstractContextMana
         )
     try:
         with keep:
-            decision = gate.decide(output, sent_back=step.sent_back)
+            decision = outside_loop_for_long(gate.decide, output, sent_back=step.sent_back)
     except Exception as error:
         logger.exception("run %s step %s: the gate raised", begun.run_id, step.name)
         raise AgentFailed(step.name, f"its gate raised {type(error).__name__}: {error}") from error
@@ -235,9 +236,6 @@ def _carry_on(task: Task, process: WorkerProcess, begun: Begun, judged: Judged, 
     )
 
 
-_threads = threading.local()
-
-
 def _run_async(
     call: Callable[[], Coroutine[Any, Any, object]],
     process: WorkerProcess,
@@ -245,39 +243,28 @@ def _run_async(
     cancelled: threading.Event,
     timeout: float,
 ) -> object:
-    """Run a coroutine on this thread's loop; a lost lease cancels it, so that its `finally` blocks run at once."""
-    runner: asyncio.Runner | None = getattr(_threads, "runner", None)
-    if runner is None:
-        runner = _threads.runner = asyncio.Runner()
-    loop = runner.get_loop()
-    exits: list[BaseException] = []
+    """Run a coroutine under its lease; a lost one cancels it, so that its `finally` blocks run at once."""
 
-    async def contained() -> object:
-        try:
-            return await call()
-        except (SystemExit, KeyboardInterrupt) as error:
-            # A task that raises these ends the loop under all others: `under_lease` would stay suspended, its lease be
-            # renewed for ever, and the next step of this thread be ended in its place.
-            exits.append(error)
-            return None
-
-    async def under_lease() -> object:
-        work = asyncio.ensure_future(contained())
+    async def under_lease() -> tuple[object, BaseException | None]:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
         def lost() -> None:
             cancelled.set()
-            loop.call_soon_threadsafe(work.cancel)
+            if task is not None:
+                loop.call_soon_threadsafe(task.cancel)
 
         with process.leases.held(begun, lost, longest=timeout + HARD_LIMIT_GRACE):
             try:
                 async with asyncio.timeout(timeout):
-                    return await work
+                    return await call(), None
             except asyncio.CancelledError:
                 if cancelled.is_set():
                     raise StepLost from None
                 raise
+            except (SystemExit, KeyboardInterrupt) as error:
+                return None, error  # raised in an asyncio task these would end the loop, under all others
 
-    given = runner.run(under_lease())
-    if exits:
-        raise exits[0]
+    given, left_by = run_coroutine(under_lease())
+    if left_by is not None:
+        raise left_by
     return given

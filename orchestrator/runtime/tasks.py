@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
@@ -12,6 +15,7 @@ from orchestrator.agent import agents
 from orchestrator.broker import START_QUEUE, START_TASK
 from orchestrator.client import Client
 from orchestrator.errors import AgentFailed
+from orchestrator.runtime.bridge import run_coroutine
 from orchestrator.runtime.outcomes import StepSuperseded
 from orchestrator.runtime.process import current
 from orchestrator.runtime.step import HARD_LIMIT_GRACE, execute
@@ -23,12 +27,35 @@ if TYPE_CHECKING:
     from orchestrator.agent import Agent
 
 
+class AwaitingTask(Task):
+    """Base of every task of the app: one may be an `async def`, on any pool."""
+
+    abstract = True
+
+    @cached_property
+    def is_async(self) -> bool:
+        """Whether the asyncio pool runs it on its event loop."""
+        return inspect.iscoroutinefunction(self.run)
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        """Call the function; as a task, to the end of its coroutine."""
+        returned = super().__call__(*args, **kwargs)
+        if not self.is_async or self.request.called_directly:
+            return returned
+        try:
+            return run_coroutine(returned)
+        except asyncio.CancelledError as error:
+            msg = "the task was cancelled by its own code"
+            raise RuntimeError(msg) from error
+
+
 class StepTask(Task):
     """Base of the agents' tasks: a message holds a run and a step, nothing else."""
 
     Request = "orchestrator.runtime.request:StepRequest"
     ignore_result = True
     abstract = True
+    is_async = False
     throws = (AgentFailed,)  # told in the run, in Flower and in the log above it; no second traceback
 
 
@@ -73,6 +100,7 @@ def _register_agent(app: Celery, agent: Agent[Any, Any]) -> None:
         bind=True,
         shared=False,
         base=StepTask,
+        is_async=agent.is_async,
         soft_time_limit=None if agent.is_async else agent.timeout,
         time_limit=agent.timeout + HARD_LIMIT_GRACE,
     )(run_step)

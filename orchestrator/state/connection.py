@@ -37,7 +37,7 @@ def without_password(url: str) -> str:
     return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
 
 
-def connect(settings: Settings, *, retry: float | None = None) -> Redis:
+def connect(settings: Settings, kind: type[Redis] = Redis, *, retry: float | None = None) -> Redis:
     """
     Make a client of the state's Redis; replies are bytes.
 
@@ -47,6 +47,7 @@ def connect(settings: Settings, *, retry: float | None = None) -> Redis:
 
     Args:
         settings: where Redis is.
+        kind: of client.
         retry: about how long to try, in seconds; the setting `redis_retry` unless given. 0: once.
     """
     patience = settings.redis_retry if retry is None else retry
@@ -54,7 +55,7 @@ def connect(settings: Settings, *, retry: float | None = None) -> Redis:
     retries = int(patience / (RETRY_CAP / 2)) + (4 if patience else 0)
     url = redis_url(settings)
     tcp = {} if url.startswith("unix://") else {"socket_keepalive": True}
-    return Redis.from_url(
+    return kind.from_url(
         url,
         socket_connect_timeout=CONNECT_TIMEOUT,
         socket_timeout=SOCKET_TIMEOUT,

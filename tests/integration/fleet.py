@@ -21,6 +21,7 @@ from redis import Redis
 
 from orchestrator import Client, Settings
 from orchestrator.agent import load_agents
+from orchestrator.cli.fleet import CUSTOM_POOL
 from orchestrator.state.dead import DeadLetters
 from tests.servers import Kind, start_server, wait_until
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from orchestrator import Run
     from tests.servers import Server
 
-Pool = Literal["prefork", "threads", "solo"]
+Pool = Literal["asyncio", "prefork", "threads", "solo"]
 
 USER_CODE: Final = Path(__file__).parent  # the folder that holds acme
 CHECKOUT: Final = USER_CODE.parents[1]
@@ -230,6 +231,7 @@ class Deployment:
             "ACME_LEDGER": str(self.ledger),
             "PYTHONPATH": os.pathsep.join(str(part) for part in (USER_CODE, *path)),
             "PYTHONWARNINGS": "ignore",
+            **CUSTOM_POOL,
             **{f"CELERIAC_{name.upper()}": str(value) for name, value in chosen.items()},
             **(env or {}),
         }
@@ -244,7 +246,8 @@ class Deployment:
 
     def start_worker(self, *, queues: Iterable[str] = QUEUES, pool: Pool = "prefork", concurrency: int = 2) -> Worker:
         """Start a worker; it may not be ready yet."""
-        arguments = ["-Q", ",".join(queues), "-P", pool, "-c", str(concurrency), "-n", f"w{len(self.workers)}@%h"]
+        name = "custom" if pool == "asyncio" else pool
+        arguments = ["-Q", ",".join(queues), "-P", name, "-c", str(concurrency), "-n", f"w{len(self.workers)}@%h"]
         # A file each: the last lines of one must not hide what another said.
         log = self.folder / f"worker-{len(self.workers)}.log"
         worker = Worker(arguments, self.env, self.folder, log)

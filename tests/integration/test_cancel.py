@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-on_both_pools = pytest.mark.parametrize(
-    "deployment", ["valkey-prefork", "redis7-prefork", "valkey-threads"], indirect=True
+on_all_pools = pytest.mark.parametrize(
+    "deployment", ["valkey-prefork", "redis7-prefork", "valkey-threads", "valkey-asyncio"], indirect=True
 )
 
 
@@ -52,7 +52,7 @@ def test_a_queued_run_never_starts(make: Callable[..., Deployment]) -> None:
     assert started(run) == []
 
 
-@on_both_pools
+@on_all_pools
 def test_an_async_handler_is_cancelled_and_its_finally_runs(deployment: Deployment) -> None:
     run = deployment.submit("held")
     deployment.wait_for_note(run, "started")
@@ -63,7 +63,7 @@ def test_an_async_handler_is_cancelled_and_its_finally_runs(deployment: Deployme
     assert started(run) == ["first", "hold"]
 
 
-@on_both_pools
+@on_all_pools
 def test_a_sync_handler_sees_it_and_what_it_returns_is_discarded(deployment: Deployment) -> None:
     run = deployment.submit("held-sync")
     deployment.wait_for_note(run, "started")

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-on_both_pools = pytest.mark.parametrize("deployment", ["valkey-prefork", "valkey-threads"], indirect=True)
+on_all_pools = pytest.mark.parametrize(
+    "deployment", ["valkey-prefork", "valkey-threads", "valkey-asyncio"], indirect=True
+)
 PAYLOAD = "only-for-agents"
 
 
@@ -55,7 +57,7 @@ def is_cancelled(deployment: Deployment) -> Run:
     return run
 
 
-@on_both_pools
+@on_all_pools
 @pytest.mark.parametrize(
     ("happens", "outcomes"),
     [

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 everywhere = pytest.mark.parametrize(
-    "deployment", ["valkey-prefork", "valkey-threads", "redis7-prefork"], indirect=True
+    "deployment", ["valkey-prefork", "valkey-threads", "redis7-prefork", "valkey-asyncio"], indirect=True
 )
-on_both_pools = pytest.mark.parametrize("deployment", ["valkey-prefork", "valkey-threads"], indirect=True)
+on_all_pools = pytest.mark.parametrize(
+    "deployment", ["valkey-prefork", "valkey-threads", "valkey-asyncio"], indirect=True
+)
 
 
 @everywhere
@@ -93,7 +95,7 @@ def test_a_large_document_goes_through_behind_its_claim_check(deployment: Deploy
     assert run.result(timeout=15).text == "y" * 600_000
 
 
-@on_both_pools
+@on_all_pools
 def test_a_pipeline_of_25_stages_goes_through_three_windows(deployment: Deployment) -> None:
     run = deployment.submit("long")
     assert run.result(timeout=30).trail == tuple(f"s{number:02}" for number in range(25))
@@ -101,7 +103,7 @@ def test_a_pipeline_of_25_stages_goes_through_three_windows(deployment: Deployme
     assert events == {"RunSubmitted": 1, "StepStarted": 25, "StepCompleted": 25, "RunCompleted": 1}
 
 
-@on_both_pools
+@on_all_pools
 def test_60_runs_complete_without_an_extra_attempt(deployment: Deployment) -> None:
     runs = deployment.client.submit_many("relay", [{"text": str(number)} for number in range(60)])
     for number, run in enumerate(runs):
@@ -114,7 +116,7 @@ def test_60_runs_complete_without_an_extra_attempt(deployment: Deployment) -> No
         }
 
 
-@on_both_pools
+@on_all_pools
 @pytest.mark.parametrize(
     ("flow", "reason"),
     [

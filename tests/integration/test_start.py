@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-on_both_pools = pytest.mark.parametrize("deployment", ["valkey-prefork", "valkey-threads"], indirect=True)
+on_all_pools = pytest.mark.parametrize(
+    "deployment", ["valkey-prefork", "valkey-threads", "valkey-asyncio"], indirect=True
+)
 START = "orchestrator.start"
 FITTING = {"flow": "relay", "input": {"text": "hello"}}
 
@@ -45,7 +47,7 @@ def start(producer: Celery, *args: object, **kwargs: object) -> str:
     return str(sent.get(timeout=15))
 
 
-@on_both_pools
+@on_all_pools
 def test_a_producer_without_our_code_gets_the_runs_id(deployment: Deployment, producer: Celery) -> None:
     run_id = start(producer, **FITTING, tenant="north", tags={"a": "b"}, priority="high", deadline=60)
     assert keys.is_run_id(run_id)
@@ -60,7 +62,7 @@ def test_flow_and_input_may_be_positional(deployment: Deployment, producer: Cele
     assert run.result(timeout=15).text == "hello"
 
 
-@on_both_pools
+@on_all_pools
 @pytest.mark.parametrize(
     ("kwargs", "reason"),
     [
