@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import math
@@ -11,15 +12,15 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, Protocol, TypeVar, get_type_hints, overload
 
 from pydantic import PydanticUndefinedAnnotation, TypeAdapter
 from pydantic.errors import PydanticUserError
 
-from orchestrator.errors import AgentsNotFound, DefinitionError, DuplicateName, InvalidAgent
+from orchestrator.errors import AgentsNotFound, DefinitionError, DuplicateName, InvalidAgent, InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,13 +28,53 @@ R = TypeVar("R")
 NAME: Final = re.compile(r"[a-z][a-z0-9_.-]{0,99}")
 RESERVED: Final = frozenset({"orchestrator", "celery"})
 DEFAULT_TIMEOUT: Final = 300.0
+LONGEST_NAME: Final = 100
 PACKAGE: Final = __name__.split(".", maxsplit=1)[0]
+
+
+class Journal(Protocol):
+    """
+    Keeps the results of a step's sub-steps, by name.
+
+    `recall` and `record` block; `call` makes such a call from a coroutine.
+    """
+
+    def recall(self, name: str) -> bytes | None:
+        """Return a recorded result."""
+
+    def record(self, name: str, value: bytes) -> bytes:
+        """Record a result; what was recorded first stands and is returned."""
+
+    async def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Make a blocking call."""
+
+
+class MemoryJournal:
+    """A journal that lives as long as its process: for tests."""
+
+    def __init__(self) -> None:
+        self._recorded: dict[str, bytes] = {}
+
+    def recall(self, name: str) -> bytes | None:
+        """Return a recorded result."""
+        return self._recorded.get(name)
+
+    def record(self, name: str, value: bytes) -> bytes:
+        """Record a result; what was recorded first stands and is returned."""
+        return self._recorded.setdefault(name, value)
+
+    async def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Make a call; nothing here blocks."""
+        return function(*args, **kwargs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """
-    What a handler may know of its step. Made by the worker; in a test, by `orchestrator.testing.fake_context`.
+    What a handler may know of its step, and do in it.
+
+    Made by the worker; in a test, by `orchestrator.testing.fake_context`. Methods that go to Redis are awaited in an
+    async agent, and called in a sync one.
 
     Attributes:
         attempt: 1 for the first; `revision`: 0 until the gate sent the step back.
@@ -54,6 +95,7 @@ class Context:
     tags: Mapping[str, str] = field(default_factory=dict)
     deadline: float = float("inf")
     _cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
+    _journal: Journal = field(default_factory=MemoryJournal, repr=False)
 
     @property
     def idempotency_key(self) -> str:
@@ -72,6 +114,67 @@ class Context:
     def remaining(self) -> float:
         """Return the seconds left until the run's deadline; never below 0."""
         return max(0.0, self.deadline - time.monotonic())
+
+    @overload
+    def once(self, name: str, make: Callable[[], Awaitable[R]], *, returns: type[R] | None = None) -> Awaitable[R]: ...
+
+    @overload
+    def once(self, name: str, make: Callable[[], R], *, returns: type[R] | None = None) -> R: ...
+
+    def once(self, name: str, make: Callable[[], Any], *, returns: type[Any] | None = None) -> Any:
+        """
+        Do a sub-step and record its result; another attempt of the step gets the recorded one and does not do it again.
+
+        A process that dies after `make` and before its result is recorded does it again: give services outside
+        `idempotency_key` too.
+
+        Args:
+            name: of the sub-step, unique in the step; at most 100 characters.
+            make: does it. In an async agent it may be a coroutine function, and `once` is awaited.
+            returns: the result's type, where it is more than plain JSON data.
+
+        Raises:
+            InvalidInput: the name does not fit, or the result is no JSON data and `returns` is missing.
+            LeaseLost: the run has ended or the step is another execution's; nothing was recorded.
+            PayloadTooLarge: the result is over the maximum.
+        """
+        steps = self._once(name, make, TypeAdapter(Any if returns is None else returns), plain=returns is None)
+        return steps if _in_a_coroutine() else _at_once(steps)
+
+    async def _once(self, name: str, make: Callable[[], Any], kind: TypeAdapter[Any], *, plain: bool) -> Any:  # noqa: ANN401
+        if not 0 < len(name) <= LONGEST_NAME:
+            msg = f"the name of a sub-step has 1 to {LONGEST_NAME} characters, not {len(name)}: {name!r:.120}"
+            raise InvalidInput(msg)
+        recorded = await self._journal.call(self._journal.recall, name)
+        if recorded is None:
+            made = make()
+            if inspect.isawaitable(made):
+                made = await made
+            value = to_json(kind, made)
+            if plain and from_json(kind, value) != made:
+                msg = f"once({name!r}) made a {type(made).__name__}, which JSON does not give back: pass returns="
+                raise InvalidInput(msg)
+            recorded = await self._journal.call(self._journal.record, name, value)
+        return from_json(kind, recorded)
+
+
+def _in_a_coroutine() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _at_once(steps: Coroutine[Any, Any, R]) -> R:
+    try:
+        steps.send(None)
+    except StopIteration as done:
+        made: R = done.value
+        return made
+    steps.close()
+    msg = "in a sync agent, once() takes a plain function: there is no event loop that a coroutine could wait on"
+    raise InvalidInput(msg)
 
 
 class Agent(Generic[P, R]):

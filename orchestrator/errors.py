@@ -15,6 +15,7 @@ OrchestratorError
 │   ├── PayloadTooLarge
 │   └── KeyConflict          the idempotency key was used with another input
 ├── StateError
+│   ├── LeaseLost            the step is another execution's, or its run has ended
 │   ├── RunNotFound
 │   └── WrongState           the run is not in a state that allows the call
 ├── RunFailed                the run ended without a result
@@ -170,6 +171,13 @@ class RunNotFound(StateError):
             f"there is no run {self.args[0]!r}: check the id with `celeriac runs list`; "
             "a finished run is kept for its retention time only"
         )
+
+
+class LeaseLost(StateError):
+    """A step is another execution's, or its run has ended: nothing more is written. `LeaseLost(run_id, step)`."""
+
+    def __str__(self) -> str:
+        return f"step {self.args[1]!r} of run {self.args[0]} is another execution's now, or the run has ended: stop"
 
 
 class WrongState(StateError):

@@ -82,6 +82,7 @@ class StepState(PlanStep):
         sent_back: times its own gate did, since an outer one last did.
         instead_of: the agent it fell back from, while it does.
         dispatches: messages published for this attempt; `fence`: the token of the attempt that may commit.
+        effects: sub-steps whose results are recorded, in all revisions.
     """
 
     status: StepStatus = "pending"
@@ -93,6 +94,7 @@ class StepState(PlanStep):
     revision: int = 0
     sent_back: int = 0
     dispatches: int = 0
+    effects: int = 0
     fence: str | None = None
     worker: str | None = None
     ready_ms: int | None = None

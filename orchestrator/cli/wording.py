@@ -39,6 +39,7 @@ def _reason(data: Data) -> str:
 _DETAILS: Final[dict[str, Callable[[Data], str]]] = {
     "RunSubmitted": _submitted,
     "StepStarted": lambda data: f"attempt {data.get('attempt')} on {data.get('worker')}",
+    "EffectRecorded": lambda data: f"once: {data.get('name')}",
     "StepRevised": lambda data: f"sent back: {data.get('feedback')}",
     "StepFellBack": lambda data: f"to {data.get('agent')}: {data.get('reason')}",
     "StepWaiting": _waiting,

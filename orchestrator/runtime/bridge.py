@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 from celery._state import _task_stack
 from greenlet import getcurrent, greenlet
@@ -37,6 +38,8 @@ IO_THREADS: Final = 8
 
 _DONE: Final = object()
 
+_hosts: WeakKeyDictionary[asyncio.AbstractEventLoop, Host] = WeakKeyDictionary()
+
 
 class Host:
     """
@@ -47,6 +50,7 @@ class Host:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        _hosts[loop] = self
         self.loop = loop
         self.io = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="celeriac-io")
         self.publishing = Slots(loop, IO_THREADS)
@@ -272,6 +276,14 @@ def current() -> Cooperative | None:
     """Return the greenlet that runs, if it can wait cooperatively."""
     running = getcurrent()
     return running if isinstance(running, Cooperative) else None
+
+
+def host_here() -> Host | None:
+    """Return the host of the event loop that runs in this thread; None where there is none, or it has no other work."""
+    try:
+        return _hosts.get(asyncio.get_running_loop())
+    except RuntimeError:
+        return None
 
 
 def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -19,11 +19,12 @@ from pydantic_core import PydanticSerializationError
 
 from orchestrator.agent import Context, from_json, to_json
 from orchestrator.client import describe
-from orchestrator.errors import AgentFailed, PayloadTooLarge
+from orchestrator.errors import AgentFailed, LeaseLost, PayloadTooLarge
 from orchestrator.patterns.canvas import publish
 from orchestrator.patterns.flow import flows
 from orchestrator.patterns.gate import Decision
 from orchestrator.runtime.bridge import outside_loop_for_long, run_coroutine
+from orchestrator.runtime.journal import StepJournal
 from orchestrator.runtime.outcomes import StepAgain, StepClosed, StepSuperseded
 from orchestrator.state.runs import Begun, Committed, Refused, milliseconds, shorten
 
@@ -50,10 +51,6 @@ REFUSALS = {
     "moved": "the step has fallen back to another agent",
     "stale": "another execution has taken the step over",
 }
-
-
-class StepLost(Exception):
-    """The lease was lost while the handler ran: write nothing."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
             committed = process.store.commit(begun, judged.value, judged.verdict, judged.details)
             return _carry_on(task, process, begun, judged, committed)
         reason = judged.reject
-    except StepLost:
+    except LeaseLost:
         raise StepClosed("the run has ended, or the step's lease was lost") from None
     except AgentFailed as failed:
         reason, cause = failed.args[1], failed.__cause__
@@ -136,6 +133,7 @@ def _work(agent: Agent[Any, Any], process: WorkerProcess, begun: Begun) -> Judge
         tags=begun.tags,
         deadline=time.monotonic() + begun.remaining,
         _cancelled=cancelled,
+        _journal=StepJournal(process.store, begun),
     )
     call = (
         functools.partial(agent.function, context, value)
@@ -149,7 +147,7 @@ def _work(agent: Agent[Any, Any], process: WorkerProcess, begun: Begun) -> Judge
         else:
             with process.leases.held(begun, cancelled.set, longest=timeout + HARD_LIMIT_GRACE):
                 given = call()
-    except StepLost:
+    except LeaseLost:
         raise
     except (TimeoutError, SoftTimeLimitExceeded) as error:
         logger.exception("run %s step %s: timed out", begun.run_id, step.name)
@@ -259,7 +257,7 @@ def _run_async(
                     return await call(), None
             except asyncio.CancelledError:
                 if cancelled.is_set():
-                    raise StepLost from None
+                    raise LeaseLost(begun.run_id, begun.step.name) from None
                 raise
             except (SystemExit, KeyboardInterrupt) as error:
                 return None, error  # raised in an asyncio task these would end the loop, under all others

@@ -141,6 +141,11 @@ def _step_lost(folding: _Folding, event: Event) -> None:
     folding.ready(folding.step(event), event)
 
 
+def _effect_recorded(folding: _Folding, event: Event) -> None:
+    step = folding.step(event)
+    step["effects"] = cast("int", step.get("effects", 0)) + 1
+
+
 def _step_redispatched(folding: _Folding, event: Event) -> None:
     folding.step(event)["dispatches"] = event.data["dispatches"]
 
@@ -173,6 +178,7 @@ _HANDLERS: dict[str, Callable[[_Folding, Event], None]] = {
     "StepWaiting": _step_waiting,
     "StepDecided": _step_decided,
     "StepLost": _step_lost,
+    "EffectRecorded": _effect_recorded,
     "StepRedispatched": _step_redispatched,
     "StepFailed": _step_failed,
     "RunCompleted": _run_completed,

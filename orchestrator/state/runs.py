@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from hashlib import sha256
+from secrets import token_hex
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 from redis.exceptions import NoScriptError
 
-from orchestrator.errors import RunNotFound, WrongState
+from orchestrator.errors import LeaseLost, RunNotFound, WrongState
 from orchestrator.messages import Event, RunState, StepState
 from orchestrator.state import keys
 from orchestrator.state.payload import Payloads
@@ -30,6 +31,7 @@ LONGEST_REDISPATCH_MS: Final = 300_000
 DUE_LIMIT: Final = 500
 MAX_REASON: Final = 500
 MAX_TEXT: Final = 8000
+MAX_EFFECTS: Final = 1000
 
 
 def milliseconds(seconds: float) -> int:
@@ -95,6 +97,10 @@ class Begun:
     tags: dict[str, str]
     remaining: float
     ttl_ms: int
+
+    def effect_field(self, name: str) -> str:
+        """Return where the result of a sub-step is kept: for all attempts of the step at this revision."""
+        return f"once:{self.step.name}:{self.step.revision}{'+' if self.step.degraded else ''}:{name}"
 
 
 @dataclass(frozen=True)
@@ -311,6 +317,38 @@ class RunStore:
         if committed.what in {"stale", "closed"}:
             self.payloads.drop(begun.run_id, stored)
         return committed
+
+    def recall(self, begun: Begun, name: str) -> bytes | None:
+        """Return the recorded result of a step's sub-step, or None. One round trip, two behind a claim check."""
+        stored = cast("bytes | None", self.client.hget(keys.data(begun.run_id), begun.effect_field(name)))
+        return None if stored is None else self.payloads.get(begun.run_id, stored)
+
+    def record(self, begun: Begun, name: str, value: bytes) -> bytes:
+        """
+        Keep the result of a sub-step. What was recorded first stands.
+
+        Returns:
+            The recorded result.
+
+        Raises:
+            LeaseLost: the step is another's, or the run has ended; nothing was written.
+            PayloadTooLarge: the result is over the maximum.
+            WrongState: the step has MAX_EFFECTS already.
+        """
+        self.payloads.check(f"the result of {name!r} in {begun.step.name!r}", value)
+        field = begun.effect_field(name)
+        stored = self.payloads.put(begun.run_id, f"{field}-{begun.fence}-{token_hex(4)}", value, ttl_ms=begun.ttl_ms)
+        what, found = self._scripts.record(
+            begun.run_id, begun.step.name, fence=begun.fence, name=name, field=field, value=stored, limit=MAX_EFFECTS
+        )
+        if what == b"recorded" or found == stored:
+            return value
+        self.payloads.drop(begun.run_id, stored)
+        if what == b"known":
+            return self.payloads.get(begun.run_id, found)
+        if what == b"full":
+            raise WrongState(begun.run_id, f"step {begun.step.name!r} has recorded {MAX_EFFECTS} results, no more fit")
+        raise LeaseLost(begun.run_id, begun.step.name)
 
     def fail(self, begun: Begun, reason: str) -> str:
         """Fail a step and its run. Returns `failed`; `stale` or `closed`: nothing was written."""

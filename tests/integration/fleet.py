@@ -62,6 +62,8 @@ QUEUES: Final = (
     "acme.effect",
     "acme.effect-sync",
     "acme.labour",
+    "acme.careful",
+    "acme.careful-sync",
 )
 """All of acme's but `acme.parked`."""
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, multiple, precondition, rule
 
+from orchestrator.errors import LeaseLost
 from orchestrator.messages import PlanStep
 from orchestrator.state import keys
 from orchestrator.state.runs import Begun, Submission, Submitted
@@ -206,6 +207,20 @@ class Runs(RuleBasedStateMachine):
         assert committed.what == expected
         self._check(begun.run_id)
 
+    @rule(attempt=attempts, name=st.sampled_from(["charge", "post/é"]), large=st.booleans())
+    def record(self, attempt: Attempt, name: str, *, large: bool) -> None:
+        """Record a sub-step's result: the first time, by another attempt, twice, too late."""
+        begun, value = attempt.begun, self._value(large=large)
+        run, step, fence = attempt.key
+        key = (begun.step.revision, begun.step.degraded, name)
+        expected = self._references[run].record(step, fence, key, value)
+        try:
+            assert self._store.record(begun, name, value) == expected
+        except LeaseLost:
+            assert expected in {"stale", "closed"}
+        assert self._store.recall(begun, name) == self._references[run].steps[step].recorded.get(key)
+        self._check(run)
+
     @rule(attempt=attempts)
     def renew(self, attempt: Attempt) -> None:
         run, name, fence = attempt.key
@@ -340,6 +355,7 @@ class Runs(RuleBasedStateMachine):
             assert (step.status, step.agent, step.degraded) == (model.status, model.agent, model.degraded)
             assert (step.attempt, step.begins, step.revision) == (model.attempt, model.begins, model.revision)
             assert (step.feedback, step.fence, step.sent_back) == (model.feedback, model.fence, model.sent_back)
+            assert step.effects == len(model.recorded)
             assert values.get(step.draft or "") == model.draft
             assert model.output in (None, values.get(step.output or ""))
 

@@ -31,6 +31,7 @@ class ReferenceStep:
     output: bytes | None = None
     draft: bytes | None = None
     fence: str | None = None
+    recorded: dict[tuple[int, bool, str], bytes] = field(default_factory=dict)
     committed: dict[str, str] = field(default_factory=dict)
     wait_over: bool = False
     default: Choice = "reject"
@@ -97,6 +98,11 @@ class ReferenceRun:
         if self.status not in LIVE:
             return "closed"
         return "yes" if step.status == "running" and step.fence == fence else "stale"
+
+    def record(self, name: str, fence: str, key: tuple[int, bool, str], value: bytes) -> bytes | str:
+        """Record a sub-step's result, by revision, whether it is the fallback's, and name."""
+        owns = self.owns(name, fence)
+        return self.steps[name].recorded.setdefault(key, value) if owns == "yes" else owns
 
     def commit(self, name: str, fence: str, value: bytes, ask: Ask) -> str:
         """Hand in an output."""

@@ -27,6 +27,7 @@ EXAMPLES: dict[type[OrchestratorError], tuple[object, ...]] = {
     errors.PayloadTooLarge: ("the input", 20_000_000, 16_777_216),
     errors.KeyConflict: ("ticket-1", "0" * 24),
     errors.RunNotFound: ("0" * 24,),
+    errors.LeaseLost: ("0" * 24, "classify"),
     errors.WrongState: ("0" * 24, "no step waits"),
     errors.InvalidGate: ("/a.py:1", "max_revisions must be 0 or more, not -1"),
     errors.RunFailed: ("0" * 24, "classify: ValueError: no"),

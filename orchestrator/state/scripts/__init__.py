@@ -52,6 +52,7 @@ class Scripts:
         self._begin = register("begin")
         self._renew = register("renew")
         self._commit = register("commit")
+        self._record = register("record")
         self._fail = register("fail")
         self._decide = register("decide")
         self._cancel = register("cancel")
@@ -92,6 +93,10 @@ class Scripts:
     def renew(self, run_id: str, step: str, *, fence: str, lease_ms: int, pipe: Pipeline) -> None:
         """Queue a lease's renewal on a pipeline; its reply is a `Renewal`, as bytes."""
         self._renew(keys.of_run(run_id), [step, fence, lease_ms], client=pipe)
+
+    def record(self, run_id: str, step: str, *, fence: str, name: str, field: str, value: bytes, limit: int) -> Reply:
+        """Keep the result of a sub-step."""
+        return cast("Reply", self._record(keys.of_run(run_id), [step, fence, name, field, value, limit]))
 
     def commit(
         self,

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from functools import partial
 from typing import Any, cast
 
 from orchestrator import Context, agent
@@ -157,3 +158,37 @@ async def labour(ctx: Context, doc: Doc) -> Doc:
     effect(ctx)
     await asyncio.sleep(POLL)
     return doc.via(ctx.step)
+
+
+def charge(ctx: Context) -> str:
+    """Have an effect that must not be had again."""
+    note(ctx, "charged")
+    return f"charged-by-{os.getpid()}"
+
+
+@agent("acme.careful")
+async def careful(ctx: Context, doc: Doc) -> Doc:
+    """Charge once, wait to be told, then record three things at once."""
+
+    async def charge_slowly() -> str:
+        await asyncio.sleep(POLL)
+        return charge(ctx)
+
+    async def number(count: int) -> str:
+        await asyncio.sleep(POLL)
+        return f"parallel-{count}"
+
+    charged = await ctx.once("charge", charge_slowly)
+    await wait_to_be_told(ctx)
+    others = await asyncio.gather(*(ctx.once(f"parallel-{n}", partial(number, n)) for n in range(3)))
+    return Doc(text=doc.text, trail=(charged, *others))
+
+
+@agent("acme.careful-sync")
+def careful_sync(ctx: Context, doc: Doc) -> Doc:
+    """Do the same, and wait for nothing but the word."""
+    charged = ctx.once("charge", lambda: charge(ctx))
+    while not told(ctx):
+        time.sleep(POLL)
+    others = [ctx.once(name, partial(str, name)) for name in ("parallel-0", "parallel-1", "parallel-2")]
+    return Doc(text=doc.text, trail=(charged, *others))

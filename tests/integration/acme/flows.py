@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from orchestrator import Decision, Gate, Pipeline, Stage
 
 from .agents import (
+    careful,
+    careful_sync,
     editor,
     effect_async,
     effect_sync,
@@ -61,6 +63,9 @@ to_parked = Pipeline("to-parked", [first, parked, second])
 only_parked = Pipeline("only-parked", [parked])
 crawl = Pipeline("crawl", [slow])
 long = Pipeline("long", [Stage(first, name=f"s{number:02}") for number in range(25)])
+
+careful_flow = Pipeline("careful", [careful])
+careful_sync_flow = Pipeline("careful-sync", [careful_sync])
 
 raises = Pipeline("raises", [first, raiser, second])
 lies = Pipeline("lies", [first, liar, second])
