@@ -33,7 +33,7 @@ def test_every_public_name_has_a_docstring_of_its_own() -> None:
 
 def test_the_table_of_events_names_each_event_and_no_other() -> None:
     page = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
-    told = re.findall(r"^\| `((?:Run|Step)\w+)` \|", page, re.MULTILINE)
+    told = re.findall(r"^\| `((?:Run|Step|Effect)\w+)` \|", page, re.MULTILINE)
     assert sorted(told) == sorted(fold._HANDLERS)  # noqa: SLF001  the one list of all events there is
 
 
