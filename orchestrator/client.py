@@ -17,7 +17,7 @@ from orchestrator.agent import from_json, load_agents, to_json
 from orchestrator.broker import producer_app
 from orchestrator.errors import InvalidInput, KeyConflict, RunCancelled, RunFailed, RunNotFound, UnknownFlow, WrongState
 from orchestrator.messages import Choice, Priority, RunStatus
-from orchestrator.patterns.canvas import publish
+from orchestrator.patterns.canvas import publish_many
 from orchestrator.patterns.flow import flows
 from orchestrator.settings import get_settings
 from orchestrator.state import keys
@@ -411,8 +411,7 @@ class Client:
         # Stored is as good as enqueued: where the producer dies here, or the broker is away, the dispatch deadline of
         # the step that is ready brings the run on. An error would have the caller submit the same work again.
         try:
-            for state in self.store.load_many(run_ids):
-                publish(self.app, state)
+            publish_many(self.app, self.store.load_many(run_ids))
         except (OperationalError, RedisError) as error:
             why = " ".join(str(error).split())
             logger.warning("stored, but not published yet: %s; a worker does it when the broker is back", why)
