@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from orchestrator.state.runs import Begun, RunStore
+    from orchestrator.state.scripts import Held
 
 logger = logging.getLogger(__name__)
-
-Held = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class LeaseKeeper:
         """Renew once, and tell the holders of leases that are lost."""
         now = time.monotonic()
         with self._lock:
-            overdue = [lease for lease, keeping in self._held.items() if keeping.until < now]
+            overdue = {lease for lease, keeping in self._held.items() if keeping.until < now}
             leases = [lease for lease in self._held if lease not in overdue]
         for lease in overdue:
             self._lose(lease, "its agent does not end")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import groupby
 from secrets import token_hex
 from typing import TYPE_CHECKING, Final, Literal, cast
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from orchestrator.messages import Choice, PlanStep, Priority, RunStatus
     from orchestrator.settings import Settings
-    from orchestrator.state.scripts import Renewal
+    from orchestrator.state.scripts import Held, Renewal
 
 Verdict = Literal["complete", "revise", "fallback", "wait"]
 LONGEST_REDISPATCH_MS: Final = 300_000
@@ -32,6 +33,7 @@ DUE_LIMIT: Final = 500
 MAX_REASON: Final = 500
 MAX_TEXT: Final = 8000
 MAX_EFFECTS: Final = 1000
+RENEW_BATCH: Final = 100
 
 
 def milliseconds(seconds: float) -> int:
@@ -274,12 +276,17 @@ class RunStore:
             ttl_ms=remaining_ms + int(retention_ms),
         )
 
-    def renew(self, leases: Sequence[tuple[str, str, str]]) -> list[Renewal]:
-        """Extend leases, given as (run, step, fence), in one round trip."""
+    def renew(self, leases: Sequence[Held]) -> list[Renewal]:
+        """Extend leases in one round trip: a script for every RENEW_BATCH of a shard, so that none keeps Redis long."""
+        by_shard = sorted(range(len(leases)), key=lambda number: keys.shard_of(leases[number][0]))
         pipe = self.client.pipeline(transaction=False)
-        for run_id, step, fence in leases:
-            self._scripts.renew(run_id, step, fence=fence, lease_ms=self._lease_ms, pipe=pipe)
-        return [cast("Renewal", reply.decode()) for reply in pipe.execute()]
+        for shard, numbers in groupby(by_shard, key=lambda number: keys.shard_of(leases[number][0])):
+            held = [leases[number] for number in numbers]
+            for start in range(0, len(held), RENEW_BATCH):
+                self._scripts.renew(shard, held[start : start + RENEW_BATCH], lease_ms=self._lease_ms, pipe=pipe)
+        replies = (cast("Renewal", reply.decode()) for replies in pipe.execute() for reply in replies)
+        renewed = dict(zip(by_shard, replies, strict=True))
+        return [renewed[number] for number in range(len(leases))]
 
     def commit(
         self, begun: Begun, value: bytes, verdict: Verdict = "complete", details: Mapping[str, object] | None = None

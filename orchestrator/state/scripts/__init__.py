@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Reply = list[bytes]
 Renewal = Literal["renewed", "stale", "closed"]
+Held = tuple[str, str, str]
+"""A lease: run, step, fence."""
 
 
 class _Script(Protocol):
@@ -90,9 +92,12 @@ class Scripts:
         """Take a step's lease."""
         return cast("Reply", self._begin(keys.of_run(run_id), [step, nonce, lease_ms, worker, agent]))
 
-    def renew(self, run_id: str, step: str, *, fence: str, lease_ms: int, pipe: Pipeline) -> None:
-        """Queue a lease's renewal on a pipeline; its reply is a `Renewal`, as bytes."""
-        self._renew(keys.of_run(run_id), [step, fence, lease_ms], client=pipe)
+    def renew(self, shard: str, held: Sequence[Held], *, lease_ms: int, pipe: Pipeline) -> None:
+        """Queue the renewal of leases of one shard on a pipeline; its reply has a `Renewal` for each, as bytes."""
+        runs = [keys.run(run_id) for run_id, _, _ in held]
+        self._renew(
+            [keys.leases(shard), *runs], [lease_ms, *(part for _, *parts in held for part in parts)], client=pipe
+        )
 
     def record(self, run_id: str, step: str, *, fence: str, name: str, field: str, value: bytes, limit: int) -> Reply:
         """Keep the result of a sub-step."""

@@ -1,13 +1,28 @@
---[[ renew: extend the lease of a step that the caller still holds.
-KEYS[1-13]                 as in _run.lua
-ARGV[1]   step     string
-ARGV[2]   fence    string  from begin
-ARGV[3]   lease_ms int     > 0
-Returns   'renewed' | 'stale' the step is another's or done | 'closed' the run has ended
-Atomic    check and expiry together: between them the step may be lost and begun by another
+--[[ renew: extend the leases of steps of one shard that the caller still holds.
+KEYS[1]    leases    zset    {sNN}:leases
+KEYS[2..]  run       hash    {sNN}:run:<id>, for each step
+ARGV[1]    lease_ms  int     > 0
+ARGV[2..]  held      string  step and fence, by turns
+Returns    for each step: 'renewed' | 'stale' the step is another's or done | 'closed' the run has ended
+Atomic     check and expiry together: between them a step may be lost and begun by another
 ]]
-local status, _, _, _, rec = run_fields(ARGV[1])
-if not status or not live(status) then return 'closed' end
-if not rec or rec.status ~= 'running' or rec.fence ~= ARGV[2] then return 'stale' end
-redis.call('ZADD', LEASES, 'XX', NOW + tonumber(ARGV[3]), member(ARGV[1]))
-return 'renewed'
+local TIME = redis.call('TIME')
+local UNTIL = TIME[1] * 1000 + math.floor(TIME[2] / 1000) + tonumber(ARGV[1])
+local replies = {}
+for i = 2, #KEYS do
+  local step, fence = ARGV[2 * i - 2], ARGV[2 * i - 1]
+  local found = redis.call('HMGET', KEYS[i], 'status', 'step:' .. step)
+  local status = found[1]
+  if status ~= 'queued' and status ~= 'running' and status ~= 'waiting' then
+    replies[i - 1] = 'closed'
+  else
+    local rec = found[2] and cjson.decode(found[2]) or {}
+    if rec.status == 'running' and rec.fence == fence then
+      redis.call('ZADD', KEYS[1], 'XX', UNTIL, string.match(KEYS[i], '([^:]+)$') .. '/' .. step)
+      replies[i - 1] = 'renewed'
+    else
+      replies[i - 1] = 'stale'
+    end
+  end
+end
+return replies
