@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
 
 import redis
 from redis.client import Pipeline
@@ -31,18 +30,13 @@ class BatchingRedis(redis.Redis):
     the busier the loop, the fewer round trips for a call. Anywhere else it is redis-py's client unchanged.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  redis-py's
-        super().__init__(*args, **kwargs)
-        self._batchers: WeakKeyDictionary[Host, _Batcher] = WeakKeyDictionary()
-
     def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401  redis-py's
         """Execute a command and return its reply."""
         running = current()
         if running is None:
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
-        batcher = self._batchers.get(running.host)
-        if batcher is None:
-            batcher = self._batchers[running.host] = _Batcher(self, running.host)
+        batchers = running.host.batchers
+        batcher = batchers.get(id(self)) or batchers.setdefault(id(self), _Batcher(self, running.host))
         try:
             return running.wait(batcher.call(args, options))
         except AGAIN:
@@ -60,40 +54,42 @@ class _Pipeline(Pipeline):
 
 
 class _Batcher:
-    """Gathers the calls of one loop, and sends them from a thread of its own."""
+    """Gathers the calls of one loop, and sends them from a thread of its own; one batch is under way at a time."""
 
     def __init__(self, client: BatchingRedis, host: Host) -> None:
-        self._pool, self._callbacks = client.connection_pool, client.response_callbacks
+        self._client = client  # kept alive: its id names this batcher
         self._loop = host.loop
         self._gathered: list[Call] = []
+        self._busy = False
         self._batches: SimpleQueue[list[Call]] = SimpleQueue()
         threading.Thread(target=self._send_for_ever, name="celeriac-redis", daemon=True).start()
 
     def call(self, args: tuple[Any, ...], options: dict[str, Any]) -> asyncio.Future[Any]:
         """Ask for a reply; on the loop's thread."""
         future = self._loop.create_future()
-        if not self._gathered:
+        if not self._gathered and not self._busy:
             self._loop.call_soon(self._hand_over)
         self._gathered.append((args, options, future))
         return future
 
     def _hand_over(self) -> None:
         gathered, self._gathered = self._gathered, []
-        self._batches.put(gathered)
+        self._busy = bool(gathered)
+        if gathered:
+            self._batches.put(gathered)
 
     def _send_for_ever(self) -> None:
         while True:
             calls = self._batches.get()
-            while not self._batches.empty():
-                calls += self._batches.get()
             replies = self._send(calls)
             try:
-                self._loop.call_soon_threadsafe(_deliver, calls, replies)
+                self._loop.call_soon_threadsafe(self._deliver, calls, replies)
             except RuntimeError:  # the loop is closed: the worker has ended
                 return
 
     def _send(self, calls: list[Call]) -> list[Any]:
-        pipeline = Pipeline(self._pool, self._callbacks, transaction=False, shard_hint=None)
+        client = self._client
+        pipeline = Pipeline(client.connection_pool, client.response_callbacks, transaction=False, shard_hint=None)
         for args, options, _ in calls:
             pipeline.execute_command(*args, **options)  # type: ignore[no-untyped-call]
         try:
@@ -101,12 +97,12 @@ class _Batcher:
         except Exception as error:  # noqa: BLE001  each of the callers is told
             return [error] * len(calls)
 
-
-def _deliver(calls: list[Call], replies: list[Any]) -> None:
-    for (_, _, future), reply in zip(calls, replies, strict=True):
-        if future.done():
-            continue
-        if isinstance(reply, BaseException):
-            future.set_exception(reply)
-        else:
-            future.set_result(reply)
+    def _deliver(self, calls: list[Call], replies: list[Any]) -> None:
+        self._hand_over()  # what was asked for meanwhile
+        for (_, _, future), reply in zip(calls, replies, strict=True):
+            if future.done():
+                continue
+            if isinstance(reply, BaseException):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)

@@ -54,6 +54,7 @@ class Host:
         self.loop = loop
         self.io = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="celeriac-io")
         self.publishing = Slots(loop, IO_THREADS)
+        self.batchers: dict[int, Any] = {}  # of `batching`, by the id of their client
         self.running: TaskGreenlet | None = None
         self.switches = 0
         self._ready: deque[TaskGreenlet] = deque()

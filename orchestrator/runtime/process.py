@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
+from itertools import count
 from typing import TYPE_CHECKING
 
 from orchestrator.runtime.batching import BatchingRedis
@@ -31,7 +33,12 @@ class WorkerProcess:
         client = connect(settings, BatchingRedis)
         self.store = RunStore(client, settings)
         self.dead = DeadLetters(client)
+        self._token, self._begins = secrets.token_hex(8), count(1)
         self.leases = LeaseKeeper(self.store, interval=settings.lease / 3)
+
+    def nonce(self) -> str:
+        """Return a text that no other execution has, of this process or any other."""
+        return f"{self._token}.{next(self._begins)}"
 
 
 _processes: dict[int, WorkerProcess] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import secrets
 import threading
 import time
 from dataclasses import dataclass
@@ -83,7 +82,7 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
         redis.exceptions.RedisError: Redis stayed away. Nothing failed: the step's lease or dispatch deadline passes
             and it is executed again.
     """
-    begun = process.store.begin(run_id, step, agent=agent.name, nonce=secrets.token_hex(8), worker=process.name)
+    begun = process.store.begin(run_id, step, agent=agent.name, nonce=process.nonce(), worker=process.name)
     if isinstance(begun, Refused):
         raise _refusal(begun.why)
     cause: BaseException | None = None
