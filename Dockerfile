@@ -2,6 +2,8 @@
 FROM python:3.13-slim-trixie
 
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# What `-P custom` is.
+ENV CELERY_CUSTOM_WORKER_POOL=orchestrator.runtime.pool:AsyncioPool
 WORKDIR /app
 
 # The versions that were tested; a constraints file takes no hashes.

@@ -289,7 +289,7 @@ def agent(name: str, *, timeout: float = DEFAULT_TIMEOUT) -> Callable[[Callable[
     Args:
         name: unique in the deployment; the queue's and the Celery task's name, such as `moderation.classify`.
         timeout: seconds, per attempt. Async handlers are cancelled at it wherever they run; sync ones where the pool
-            can interrupt them (prefork).
+            can interrupt them (prefork, asyncio).
 
     Raises:
         InvalidAgent: the name or the signature does not fit; the message names the file.

@@ -70,6 +70,7 @@ def celery_config(settings: Settings) -> dict[str, object]:
         "worker_prefetch_multiplier": 1,
         "worker_enable_prefetch_count_reduction": False,
         "worker_send_task_events": True,
+        "worker_soft_shutdown_timeout": settings.soft_shutdown,
         "control_queue_expires": 300,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,

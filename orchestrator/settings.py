@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     pool: Pool = "auto"
     concurrency: int | None = Field(default=None, ge=1, le=100_000)
     sync_threads: int = Field(default=32, ge=1, le=10_000)
+    soft_shutdown: float = Field(default=0.0, ge=0.0, le=86400.0)
     flower_host: str = "127.0.0.1"
     flower_port: int = Field(default=5555, ge=1, le=65535)
 
