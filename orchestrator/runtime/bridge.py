@@ -190,7 +190,7 @@ class TaskGreenlet(Cooperative):
         if self.killed:
             coroutine.close()
             raise Killed
-        self._task = task = self.host.loop.create_task(_Steps(self), context=self.context)
+        self._task = task = self.host.loop.create_task(_Steps(self, coroutine), context=self.context)
         if self.interruption is not None:
             task.cancel()
         try:
@@ -233,10 +233,13 @@ class Killed(BaseException):
 
 
 class _Steps(Coroutine[Any, Any, None]):
-    """A coroutine to asyncio, whose steps run in a greenlet."""
+    """A coroutine as asyncio sees it, whose steps run in a greenlet; to who looks closer (anyio does), itself."""
 
-    def __init__(self, runs: TaskGreenlet) -> None:
-        self.greenlet = runs
+    def __init__(self, runs: TaskGreenlet, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.greenlet, self._coroutine = runs, coroutine
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  cr_frame, cr_running, __qualname__, ...
+        return getattr(self._coroutine, name)
 
     def send(self, _: object) -> Any:  # noqa: ANN401  whatever the agent awaits
         return self._step(None)

@@ -323,7 +323,10 @@ class AsyncioPool(BasePool):
             return
         job.pid = next(self._pids)
         self.jobs[job.pid] = job
-        job.on_accepted(job.pid, monotonic())
+        try:
+            job.on_accepted(job.pid, monotonic())
+        except Exception:  # as of a child of prefork: what cannot be reported is run all the same
+            logger.exception("%s: its start could not be reported", job.name)
         if job.is_async:
             self.loop.call(job.start_on_loop)
             if job.killed:
