@@ -297,10 +297,12 @@ class AsyncioPool(BasePool):
         info: dict[str, Any] = super()._get_info()
         return info | {
             "processes": [os.getpid()],
-            "running": {"async": len(self.jobs) - self._sync_jobs, "sync": self._sync_jobs},
-            "waiting for a slot": sum(len(waiting) for waiting in self._waiting),
-            "threads": {"now": len(self._threads), "max": self._sync_limit},
-            "event loop lag in ms": self.loop.lag(),
+            "async-in-flight": len(self.jobs) - self._sync_jobs,
+            "sync-in-flight": self._sync_jobs,
+            "waiting-for-a-slot": sum(len(waiting) for waiting in self._waiting),
+            "threads": len(self._threads),
+            "max-sync-in-flight": self._sync_limit,
+            **{f"loop-lag-{name}-ms": late for name, late in self.loop.lag().items()},
         }
 
     # Slots, on the main thread
