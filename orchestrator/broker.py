@@ -67,6 +67,7 @@ def celery_config(settings: Settings) -> dict[str, object]:
         "result_expires": 86400,
         "result_backend_always_retry": True,
         "worker_consumer": "orchestrator.runtime.consumer:Consumer",
+        "worker_autoscaler": "orchestrator.runtime.autoscale:Autoscaler",
         "worker_prefetch_multiplier": 1,
         "worker_enable_prefetch_count_reduction": False,
         "worker_send_task_events": True,

@@ -14,7 +14,6 @@ import functools
 import threading
 from collections import deque
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
@@ -46,13 +45,14 @@ class Host:
     What greenlets of one event loop share: the loop, their turns, and threads for what can only block.
 
     Args:
-        loop: runs on the thread that calls `turn` and `wait`.
+        loop: runs on the thread that calls `turn` and `wait`; its default executor takes calls that may be long.
+        io: takes calls that block for a moment, `IO_THREADS` at a time.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, io: Executor) -> None:
         _hosts[loop] = self
         self.loop = loop
-        self.io = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="celeriac-io")
+        self.io = io
         self.publishing = Slots(loop, IO_THREADS)
         self.batchers: dict[int, Any] = {}  # of `batching`, by the id of their client
         self.running: TaskGreenlet | None = None
@@ -232,14 +232,14 @@ class Killed(BaseException):
     """The task is over: its time limit has passed, it was revoked, or the worker is shutting down."""
 
 
-class _Steps(Coroutine[Any, Any, None]):
-    """A coroutine as asyncio sees it, whose steps run in a greenlet; to who looks closer (anyio does), itself."""
+class _Wrapped(Coroutine[Any, Any, Any]):
+    """A coroutine as asyncio sees it, whose steps are made elsewhere; to who looks closer (anyio does), itself."""
 
-    def __init__(self, runs: TaskGreenlet, coroutine: Coroutine[Any, Any, Any]) -> None:
-        self.greenlet, self._coroutine = runs, coroutine
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.coroutine = coroutine
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  cr_frame, cr_running, __qualname__, ...
-        return getattr(self._coroutine, name)
+        return getattr(self.coroutine, name)
 
     def send(self, _: object) -> Any:  # noqa: ANN401  whatever the agent awaits
         return self._step(None)
@@ -248,10 +248,48 @@ class _Steps(Coroutine[Any, Any, None]):
         return self._step(kind if isinstance(kind, BaseException) else value or kind())
 
     def close(self) -> None:
-        """Do nothing: a greenlet that is never resumed ends with the loop's thread."""
+        """Close the coroutine."""
+        self.coroutine.close()
 
     def __await__(self) -> Generator[Any, None, None]:
         raise NotImplementedError
+
+    def _step(self, thrown: BaseException | None) -> Any:  # noqa: ANN401
+        raise NotImplementedError
+
+
+class ChildSteps(_Wrapped):
+    """The coroutine of an asyncio task that an agent has made: each step is part of the agent's Celery task too."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], task: Any) -> None:  # noqa: ANN401  Celery's
+        super().__init__(coroutine)
+        self._task, self._request = task, task.request_stack.top
+
+    @property
+    def name(self) -> str:
+        """The Celery task's name and id."""
+        return f"{self._task.name}[{self._request.id}]" if self._request else str(self._task.name)
+
+    def _step(self, thrown: BaseException | None) -> Any:  # noqa: ANN401
+        requests = self._task.request_stack
+        _task_stack.push(self._task)
+        requests.push(self._request)
+        try:
+            return self.coroutine.send(None) if thrown is None else self.coroutine.throw(thrown)
+        finally:
+            requests.pop()
+            _task_stack.pop()
+
+
+class _Steps(_Wrapped):
+    """The coroutine of a Celery task; its steps run in the task's greenlet."""
+
+    def __init__(self, runs: TaskGreenlet, coroutine: Coroutine[Any, Any, Any]) -> None:
+        super().__init__(coroutine)
+        self.greenlet = runs
+
+    def close(self) -> None:
+        """Do nothing: a greenlet that is never resumed ends with the loop's thread."""
 
     def _step(self, thrown: BaseException | None) -> Any:  # noqa: ANN401
         host = self.greenlet.host
@@ -280,6 +318,12 @@ def current() -> Cooperative | None:
     """Return the greenlet that runs, if it can wait cooperatively."""
     running = getcurrent()
     return running if isinstance(running, Cooperative) else None
+
+
+def of_this_task(coroutine: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    """Return the coroutine of a new asyncio task, made part of the Celery task whose code makes it."""
+    task = _task_stack.top
+    return coroutine if task is None or isinstance(coroutine, _Wrapped) else ChildSteps(coroutine, task)
 
 
 def host_here() -> Host | None:

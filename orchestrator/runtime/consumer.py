@@ -47,6 +47,8 @@ class Consumer(CeleryConsumer):
         super().on_ready()
         if self.event_dispatcher:
             self.event_dispatcher.buffer_limit = EVENTS_GATHERED
+        if isinstance(self.pool, AsyncioPool):
+            self.task_consumer.channel.wants = self.pool.wants
         strange = sorted(set(self.app.amqp.queues.consume_from) - {*agents(), START_QUEUE})
         if strange:
             logger.warning(

@@ -6,16 +6,16 @@ import asyncio
 import logging
 import sys
 import threading
-import weakref
 from collections import deque
-from contextvars import ContextVar
+from collections.abc import Coroutine
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator.runtime.bridge import Host, _Steps
+from orchestrator.runtime.bridge import IO_THREADS, ChildSteps, Host, of_this_task
+from orchestrator.runtime.threads import DaemonExecutor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Callable, Generator
     from types import FrameType
 
 logger = logging.getLogger(__name__)
@@ -34,17 +34,20 @@ STOP_GRACE: Final = 5.0
 
 TICKS_KEPT: Final = 600
 
-running_task: ContextVar[str] = ContextVar("celeriac_task")
-"""`agent[task id]` of the Celery task that runs; children of its asyncio task inherit it."""
-
 
 class AgentLoop:
-    """An event loop that async agents share."""
+    """
+    An event loop that async agents share.
 
-    def __init__(self) -> None:
+    Args:
+        threads: for what agents hand to `asyncio.to_thread`, and for gates.
+    """
+
+    def __init__(self, threads: int) -> None:
         self.loop = asyncio.new_event_loop()
-        self.loop.set_task_factory(self._new_task)
-        self.host = Host(self.loop)
+        self.loop.set_task_factory(_new_task)
+        self.loop.set_default_executor(DaemonExecutor(threads, "celeriac-thread"))
+        self.host = Host(self.loop, DaemonExecutor(IO_THREADS, "celeriac-io"))
         self._thread = threading.Thread(target=self._run, name="celeriac-loop", daemon=True)
         self._watcher = threading.Thread(target=self._watch, name="celeriac-loop-watch", daemon=True)
         self._stopped = threading.Event()
@@ -52,7 +55,6 @@ class AgentLoop:
         self._called = False
         self._ticked = threading.Event()
         self._late: deque[float] = deque(maxlen=TICKS_KEPT)
-        self._owners: weakref.WeakKeyDictionary[asyncio.Future[Any], str] = weakref.WeakKeyDictionary()
         self._named: dict[str, float] = {}
 
     def start(self) -> None:
@@ -74,6 +76,8 @@ class AgentLoop:
 
     def stop(self) -> None:
         """Cancel what is left, give it a moment to end, and stop."""
+        if self._stopped.is_set():
+            return  # a cold shutdown stops its pool twice
         self._stopped.set()
         self._watcher.join()
         if not self._thread.is_alive():
@@ -82,7 +86,6 @@ class AgentLoop:
         self._thread.join(STOP_GRACE + 1.0)
         if self._thread.is_alive():
             logger.warning("the event loop does not end: %s", self._running_now()[1])
-        self.host.io.shutdown(wait=False, cancel_futures=True)
 
     def lag(self) -> dict[str, float]:
         """Return how late the loop was lately, in milliseconds: median, 99th percentile, maximum."""
@@ -95,7 +98,7 @@ class AgentLoop:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
-            self.loop.run_forever()
+            self._run_until_stopped()
             left = asyncio.all_tasks(self.loop)
             for task in left:
                 task.cancel()
@@ -105,16 +108,15 @@ class AgentLoop:
         finally:
             self.loop.close()
 
-    def _new_task(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        coroutine: Generator[Any, None, Any] | Coroutine[Any, Any, Any],
-        **options: Any,  # noqa: ANN401  of asyncio, more with each version of Python
-    ) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)
-        if not isinstance(coroutine, _Steps):
-            self._owners[task] = running_task.get("")
-        return task
+    def _run_until_stopped(self) -> None:
+        while True:
+            try:
+                self.loop.run_forever()
+            except BaseException as error:  # noqa: BLE001  the loop must not end under all other agents
+                # asyncio gives a SystemExit to whoever awaits the task that raised it, and lets it out of the loop too.
+                logger.warning("a task of an agent raised %r; the event loop goes on", error)
+            else:
+                return
 
     # Watching
 
@@ -151,8 +153,9 @@ class AgentLoop:
         task = asyncio.current_task(self.loop)
         if task is None:
             return None, f"a callback at {where}"
-        owner = self._owners.get(task) or getattr(task.get_coro(), "__qualname__", "?")
-        return (switches, id(task)), f"{owner} at {where}"
+        coroutine = task.get_coro()
+        name = coroutine.name if isinstance(coroutine, ChildSteps) else getattr(coroutine, "__qualname__", "?")
+        return (switches, id(task)), f"{name} at {where}"
 
     def _name(self, what: str) -> None:
         name = what.partition("[")[0]
@@ -166,6 +169,16 @@ class AgentLoop:
             BLOCKED,
             what,
         )
+
+
+def _new_task(
+    loop: asyncio.AbstractEventLoop,
+    coroutine: Generator[Any, None, Any] | Coroutine[Any, Any, Any],
+    **options: Any,  # noqa: ANN401  of asyncio, more with each version of Python
+) -> asyncio.Task[Any]:
+    if isinstance(coroutine, Coroutine):
+        coroutine = of_this_task(coroutine)
+    return asyncio.Task(coroutine, loop=loop, **options)
 
 
 def _where(frame: FrameType | None) -> str:

@@ -25,8 +25,10 @@ from celery.concurrency.base import BasePool
 from celery.concurrency.prefork import _run_ready_callbacks
 from celery.exceptions import ImproperlyConfigured
 
+from orchestrator.agent import agents
+from orchestrator.broker import START_QUEUE
 from orchestrator.runtime.bridge import Killed, TaskGreenlet
-from orchestrator.runtime.loop import AgentLoop, running_task
+from orchestrator.runtime.loop import AgentLoop
 from orchestrator.runtime.threads import Execution, Threads
 from orchestrator.settings import get_settings
 
@@ -43,6 +45,9 @@ KILL_GRACE: Final = 5.0
 """Seconds that a cancelled task has for its `finally` blocks, before its slot is given to another."""
 
 DRAIN_PAUSE: Final = 0.2
+
+SYNC_AHEAD: Final = 4
+"""Sync tasks may wait for a thread in their worker, one for so many threads; the others stay in their queues."""
 
 YOUNG_OBJECTS: Final = 20_000
 """New objects before Python looks for garbage among them; its 700 took a third of a busy worker's time."""
@@ -98,7 +103,6 @@ class Job:
         host = self.pool.loop.host
         self._greenlet = runs = TaskGreenlet(host, self._run)
         runs.name = self.name
-        runs.context.run(running_task.set, self.name)
         if self.soft:
             self._timers.append(host.loop.call_later(self.soft, self._soft_on_loop))
         if self.hard:
@@ -120,6 +124,7 @@ class Job:
     def _hard_on_loop(self) -> None:
         if self._greenlet is not None and not self._greenlet.over and not self.killed:
             self.pool.post(self._say_overrun)
+            self.pool.post(partial(self.pool.expect_end, self))
             self.kill_on_loop()
 
     def kill_on_loop(self) -> None:
@@ -127,12 +132,6 @@ class Job:
         if self._greenlet is not None and not self._greenlet.over:
             self.killed = True
             self._greenlet.kill()
-            self.pool.loop.loop.call_later(KILL_GRACE, self._give_up_on_loop)
-
-    def _give_up_on_loop(self) -> None:
-        if self._greenlet is not None:
-            logger.error("%s does not end though it was cancelled; its slot goes to another", self.name)
-            self.pool.post(partial(self.pool.finish, self, None))
 
     # On a thread of its own
 
@@ -146,6 +145,8 @@ class Job:
         threads.run(self._execution)
 
     def _done_on_thread(self, finished: Callable[[], Any] | None) -> None:
+        if finished is None and not self.killed:
+            finished = self._lost(SoftTimeLimitExceeded("an interruption hit the task as it ended"))
         self.pool.post(partial(self._finish_thread, finished))
 
     def _finish_thread(self, finished: Callable[[], Any] | None) -> None:
@@ -180,9 +181,12 @@ class Job:
         except Killed:
             return None
         except BaseException as error:  # noqa: BLE001  what ends a child of prefork: SystemExit, KeyboardInterrupt
-            lost = WorkerLostError(repr(error)).with_traceback(error.__traceback__)
-            return partial(self.on_failure, ExceptionInfo((WorkerLostError, lost, error.__traceback__)))
+            return self._lost(error)
         return partial(self.on_success, result)
+
+    def _lost(self, error: BaseException) -> Callable[[], Any]:
+        lost = WorkerLostError(repr(error)).with_traceback(error.__traceback__)
+        return partial(self.on_failure, ExceptionInfo((WorkerLostError, lost, error.__traceback__)))
 
 
 class AsyncioPool(BasePool):
@@ -198,11 +202,12 @@ class AsyncioPool(BasePool):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
-        self.loop = AgentLoop()
+        self._sync_limit = get_settings().sync_threads
+        self.loop = AgentLoop(self._sync_limit)
         self.jobs: dict[int, Job] = {}
         self._threads = Threads()
-        self._sync_limit = get_settings().sync_threads
         self._sync_jobs = 0
+        self._sync_queues = {START_QUEUE, *(name for name, agent in agents().items() if not agent.is_async)}
         self._waiting: tuple[deque[Job], deque[Job]] = (deque(), deque())  # sync and async
         self._pids = count(1)
         self._hub: Hub | None = None  # until Celery's loop runs; no message comes before
@@ -313,6 +318,10 @@ class AsyncioPool(BasePool):
 
     # Slots, on the main thread
 
+    def wants(self, queue: str) -> bool:
+        """Tell whether a message of this queue could be begun soon: a sync agent needs a thread besides a slot."""
+        return queue not in self._sync_queues or len(self._waiting[0]) <= self._sync_limit // SYNC_AHEAD
+
     def _start_next(self) -> None:
         if self._starting:
             return  # a request that is told of its end may hand the next one in
@@ -350,8 +359,19 @@ class AsyncioPool(BasePool):
         """End a task."""
         if job.is_async:
             self.loop.call(job.kill_on_loop)
+            self.expect_end(job)
         else:
             job.give_up_thread()
+
+    def expect_end(self, job: Job) -> None:
+        """Give a cancelled task its time to end, and then its slot to another. It may hold the loop: count it here."""
+        if self._hub is not None:
+            self._hub.call_later(KILL_GRACE, self._give_up, job)
+
+    def _give_up(self, job: Job) -> None:
+        if job.pid in self.jobs:
+            logger.error("%s does not end though it was cancelled; its slot goes to another", job.name)
+            self.finish(job, None)
 
     def finish(self, job: Job, finished: Callable[[], Any] | None) -> None:
         """Give a task's slot to the next, and tell its request how it ended."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.common import terminate_handler_fired
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import WorkerShutdown, WorkerTerminate
+from greenlet import GreenletExit
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
@@ -22,7 +23,7 @@ from orchestrator.errors import AgentFailed, LeaseLost, PayloadTooLarge
 from orchestrator.patterns.canvas import publish
 from orchestrator.patterns.flow import flows
 from orchestrator.patterns.gate import Decision
-from orchestrator.runtime.bridge import outside_loop_for_long, run_coroutine
+from orchestrator.runtime.bridge import Killed, outside_loop_for_long, run_coroutine
 from orchestrator.runtime.journal import StepJournal
 from orchestrator.runtime.outcomes import StepAgain, StepClosed, StepSuperseded
 from orchestrator.state.runs import Begun, Committed, Refused, milliseconds, shorten
@@ -153,9 +154,9 @@ def _work(agent: Agent[Any, Any], process: WorkerProcess, begun: Begun) -> Judge
         limit = f"timed out after {agent.timeout:g} s" if timeout == agent.timeout else "the run's deadline passed"
         own = str(error) and not isinstance(error, SoftTimeLimitExceeded)  # a TimeoutError the handler raised itself
         raise AgentFailed(step.name, f"{type(error).__name__}: {error}" if own else limit) from error
-    except (WorkerShutdown, WorkerTerminate):
+    except (WorkerShutdown, WorkerTerminate, Killed, GreenletExit):
         raise
-    except (Exception, asyncio.CancelledError, SystemExit, KeyboardInterrupt) as error:
+    except BaseException as error:
         if isinstance(error, SystemExit) and terminate_handler_fired():
             raise  # not the handler's: this child has been told to end
         # Whatever a handler raises fails its step, with the reason; retry and fallback will be decided here.

@@ -1,12 +1,15 @@
-"""Threads for sync tasks beside the event loop, whose tasks can be interrupted and given up."""
+"""Threads beside the event loop: for sync tasks, which can be interrupted and given up, and for blocking calls."""
 
 from __future__ import annotations
 
+import contextvars
 import ctypes
 import logging
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from orchestrator.runtime.bridge import Killed
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -30,23 +34,26 @@ class Execution(Generic[T]):
     def __init__(self, call: Callable[[], T], done: Callable[[T | None], None]) -> None:
         self.given_up = False
         self._call, self._done = call, done
+        self._result: T | None = None
         self._lock = threading.Lock()
         self._thread: int | None = None
 
     def run(self) -> None:
-        """Make the call, on the thread this is called on."""
-        result: T | None = None
+        """Make the call, on the thread this is called on, with context variables of its own."""
         try:
             with self._lock:
                 self._thread = threading.get_ident()
-            result = self._call()
+            self._result = contextvars.Context().run(self._call)
         except (Killed, Exception):  # of an interruption that came between two lines of ours
             logger.debug("interrupted at its end", exc_info=True)
         finally:
             with self._lock:
                 _raise_in(threading.get_ident(), None)  # what arrived too late must not hit the next call
                 self._thread = None
-        self._done(result)
+
+    def report(self) -> None:
+        """Hand over the result."""
+        self._done(self._result)
 
     def interrupt(self, kind: type[BaseException]) -> None:
         """Raise an exception in the call, if it still runs."""
@@ -97,5 +104,38 @@ class Threads:
             with self._lock:
                 if execution.given_up:
                     self._count -= 1
-                    return
-                self._idle += 1
+                else:
+                    self._idle += 1
+            execution.report()
+            if execution.given_up:
+                return
+
+
+class DaemonExecutor(ThreadPoolExecutor):
+    """An executor whose threads do not keep the process: Python waits at its end for those of the standard one."""
+
+    def __init__(self, most: int, name: str) -> None:
+        super().__init__(most)
+        self._most, self._name, self._started = most, name, 0
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._free = threading.Semaphore(0)
+
+    def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Make a call on a thread."""
+        future: Future[T] = Future()
+        self._calls.put((future, partial(call, *args, **kwargs)))
+        if not self._free.acquire(blocking=False) and self._started < self._most:
+            self._started += 1
+            threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
+        return future
+
+    def _work(self) -> None:
+        while True:
+            future, call = self._calls.get()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(call())
+                except BaseException as error:  # noqa: BLE001  whoever waits for the future is told
+                    future.set_exception(error)
+            del future, call
+            self._free.release()

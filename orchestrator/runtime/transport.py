@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 POPPED_FIELDS = 2
 MORE = 16
 """Messages of steps taken at once from a queue that has a backlog."""
+LOOK_AGAIN = 0.05
+"""Seconds between two looks at queues of which the worker's pool has enough for now."""
 AT_ONCE = 0.002
 """Seconds within which a queue with a backlog answers."""
 OF_A_MESSAGE = (KeyError, redis.DataError)
@@ -129,6 +131,7 @@ class Channel(kombu_redis.Channel):
     """
 
     QoS = QoS
+    wants: Callable[[str], bool] | None = None  # the worker's pool: whether it can use a message of a queue now
     _lent: redis.Redis | None = None
 
     @contextmanager
@@ -151,6 +154,17 @@ class Channel(kombu_redis.Channel):
     def _get_client(self) -> Callable[..., redis.Redis]:
         client: Callable[..., redis.Redis] = super()._get_client()
         return _Popping if client is redis.Redis else client
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        cycle, wants = self._queue_cycle, self.wants
+        wanted = cycle.items if wants is None else [queue for queue in cycle.items if wants(queue)]
+        if len(wanted) < len(cycle.items):
+            # The others are looked at again soon: a wait for these alone must not outlast what the others wait for.
+            self._queue_cycle, timeout = type(cycle)(wanted), LOOK_AGAIN
+        try:
+            super()._brpop_start(timeout)
+        finally:
+            self._queue_cycle = cycle
 
     def _brpop_read(self, **options: object) -> bool:
         # What waited in the queue answers at once; what has just been published comes when it comes.
@@ -177,12 +191,12 @@ class Channel(kombu_redis.Channel):
         What dies between its being taken and being begun comes back by its dispatch deadline, however many it is.
         """
         queue = key.decode(errors="replace").rsplit(self.sep, 1)[0]
-        if not is_agent(queue) or not self.qos.can_consume():
+        if not is_agent(queue) or not self._takes(queue):
             return
         with self.conn_or_acquire() as client:
             taken = cast("list[bytes]", client.rpop(key.decode(), MORE) or [])
             for number, raw in enumerate(taken):
-                if not self.qos.can_consume():
+                if not self._takes(queue):
                     client.rpush(key.decode(), *reversed(taken[number:]))
                     return
                 try:
@@ -191,6 +205,9 @@ class Channel(kombu_redis.Channel):
                     if self._is_away(error):
                         raise
                     self._set_aside(key, raw, error)
+
+    def _takes(self, queue: str) -> bool:
+        return bool(self.qos.can_consume()) and (self.wants is None or self.wants(queue))
 
     def _is_away(self, error: Exception) -> bool:
         """
