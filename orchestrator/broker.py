@@ -64,6 +64,8 @@ def celery_config(settings: Settings) -> dict[str, object]:
         "result_accept_content": ["json"],
         "task_default_queue": START_QUEUE,
         "task_ignore_result": True,
+        # The result of a task that has replaced itself by a group is this one's.
+        "task_annotations": {"celery.accumulate": {"ignore_result": False}},
         "result_expires": 86400,
         "result_backend_always_retry": True,
         "worker_consumer": "orchestrator.runtime.consumer:Consumer",

@@ -339,17 +339,20 @@ def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
     running = getcurrent()
     if isinstance(running, TaskGreenlet):
         return running.drive(coroutine)
-    return _runner().run(coroutine)
-
-
-_threads = threading.local()
-
-
-def _runner() -> asyncio.Runner:
     runner: asyncio.Runner | None = getattr(_threads, "runner", None)
     if runner is None:
         runner = _threads.runner = asyncio.Runner()
-    return runner
+    try:
+        return runner.run(coroutine)
+    finally:
+        if asyncio.all_tasks(runner.get_loop()):
+            # What it has left running, or a signal (a soft time limit of prefork) has cut off, must not go on within
+            # the next task: it is cancelled, and its `finally` blocks run.
+            _threads.runner = None
+            runner.close()
+
+
+_threads = threading.local()
 
 
 def outside_loop(call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

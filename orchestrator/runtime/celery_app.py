@@ -2,38 +2,99 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import inspect
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, cast
+from weakref import WeakKeyDictionary
 
 from celery import Celery
+from celery._state import _task_stack
 from celery.backends.redis import RedisBackend
 
 from orchestrator.runtime.batching import BatchingRedis
-from orchestrator.runtime.bridge import current, outside_loop
+from orchestrator.runtime.bridge import current, outside_loop, run_coroutine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from kombu import Producer
 
     from orchestrator.runtime.bridge import Cooperative
 
 
-class App(Celery):
-    """A Celery app whose async tasks publish without blocking the event loop they share."""
+_called_by_celery: ContextVar[bool] = ContextVar("celeriac_called_by_celery", default=False)
+"""Set where Celery calls a task as a function and wants its result: old-style errbacks."""
 
-    task_cls = "orchestrator.runtime.tasks:AwaitingTask"
+CALLERS: Final = frozenset({"celery.map", "celery.starmap"})
+"""Celery's own tasks that call another one as a function."""
+
+
+class App(Celery):
+    """
+    A Celery app whose tasks may be coroutine functions, on any pool.
+
+    On the asyncio pool they share an event loop, and publish without blocking it.
+    """
 
     def __init__(self, *args: object, **kwargs: object) -> None:
+        self._runs: WeakKeyDictionary[Callable[..., Any], Callable[..., Any]] = WeakKeyDictionary()
         super().__init__(*args, **kwargs)
         backend = "orchestrator.runtime.celery_app:Backend"
         self.loader.override_backends = {"redis": backend, "rediss": backend}
+
+    def _task_from_fun(
+        self,
+        fun: Callable[..., Any],
+        name: str | None = None,
+        base: type | None = None,
+        bind: bool = False,  # noqa: FBT001, FBT002  Celery's signature
+        **options: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        if not inspect.iscoroutinefunction(fun):
+            return super()._task_from_fun(fun, name, base, bind, **options)
+        if fun not in self._runs:  # the same again for the same function: Celery warns of another one with its name
+            self._runs[fun] = _to_the_end(fun)
+        # What Celery reads off the signature is the function's.
+        options = {"is_async": True, "__header__": self.type_checker(fun, bound=bind), **options}
+        return super()._task_from_fun(self._runs[fun], name, base, bind, **options)
 
     def producer_or_acquire(self, producer: Producer | None = None) -> AbstractContextManager[Producer]:
         """Lend a producer; what waits for one on an event loop lets the loop go on."""
         running = current()
         lent: AbstractContextManager[Producer] = super().producer_or_acquire(producer)
         return lent if producer is not None or running is None else _in_turn(running, lent)
+
+
+def _to_the_end(function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+    """Return a plain function that runs a coroutine function to its end; called directly it gives the coroutine."""
+
+    @functools.wraps(function)
+    def run(*args: object, **kwargs: object) -> object:
+        coroutine = function(*args, **kwargs)
+        task = _task_stack.top
+        if task is None:
+            return coroutine
+        called_directly = task.request.called_directly
+        if called_directly and not _called_by_celery.get() and not _is_mapped():
+            return coroutine
+        token = _called_by_celery.set(False)  # what it calls itself is called directly again
+        try:
+            return run_coroutine(coroutine)
+        except asyncio.CancelledError as error:
+            msg = "the task was cancelled by its own code"
+            raise RuntimeError(msg) from error
+        finally:
+            _called_by_celery.reset(token)
+
+    return run
+
+
+def _is_mapped() -> bool:
+    tasks = _task_stack.stack
+    return len(tasks) > 1 and tasks[-2].name in CALLERS
 
 
 @contextmanager
@@ -63,6 +124,13 @@ class Backend(RedisBackend):
 
     def _get_client(self) -> Callable[..., BatchingRedis]:
         return BatchingRedis
+
+    def _call_task_errbacks(self, *args: object, **kwargs: object) -> None:
+        token = _called_by_celery.set(True)
+        try:
+            super()._call_task_errbacks(*args, **kwargs)
+        finally:
+            _called_by_celery.reset(token)
 
     def store_result(self, *args: object, **kwargs: object) -> object:
         """Store a result."""

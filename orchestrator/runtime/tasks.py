@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import json
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery import Task
@@ -15,7 +12,6 @@ from orchestrator.agent import agents
 from orchestrator.broker import START_QUEUE, START_TASK
 from orchestrator.client import Client
 from orchestrator.errors import AgentFailed
-from orchestrator.runtime.bridge import run_coroutine
 from orchestrator.runtime.outcomes import StepSuperseded
 from orchestrator.runtime.process import current
 from orchestrator.runtime.step import HARD_LIMIT_GRACE, execute
@@ -25,28 +21,6 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from orchestrator.agent import Agent
-
-
-class AwaitingTask(Task):
-    """Base of every task of the app: one may be an `async def`, on any pool."""
-
-    abstract = True
-
-    @cached_property
-    def is_async(self) -> bool:
-        """Whether the asyncio pool runs it on its event loop."""
-        return inspect.iscoroutinefunction(self.run)
-
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        """Call the function; as a task, to the end of its coroutine."""
-        returned = super().__call__(*args, **kwargs)
-        if not self.is_async or self.request.called_directly:
-            return returned
-        try:
-            return run_coroutine(returned)
-        except asyncio.CancelledError as error:
-            msg = "the task was cancelled by its own code"
-            raise RuntimeError(msg) from error
 
 
 class StepTask(Task):
