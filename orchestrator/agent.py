@@ -8,7 +8,6 @@ import inspect
 import math
 import re
 import sys
-import threading
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ NAME: Final = re.compile(r"[a-z][a-z0-9_.-]{0,99}")
 RESERVED: Final = frozenset({"orchestrator", "celery"})
 DEFAULT_TIMEOUT: Final = 300.0
 LONGEST_NAME: Final = 100
+PLAIN_FUNCTION: Final = "in a sync agent, once() takes a plain function: no event loop is there for a coroutine"
 PACKAGE: Final = __name__.split(".", maxsplit=1)[0]
 
 
@@ -68,6 +68,23 @@ class MemoryJournal:
         return function(*args, **kwargs)
 
 
+class Flag:
+    """Set once, from any thread; a tenth of a threading.Event, which nobody waits for here."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self) -> None:
+        self._value = False
+
+    def set(self) -> None:
+        """Set it."""
+        self._value = True
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
+        return self._value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """
@@ -94,7 +111,7 @@ class Context:
     tenant: str = "default"
     tags: Mapping[str, str] = field(default_factory=dict)
     deadline: float = float("inf")
-    _cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
+    _cancelled: Flag = field(default_factory=Flag, repr=False)
     _journal: Journal = field(default_factory=MemoryJournal, repr=False)
 
     @property
@@ -138,12 +155,15 @@ class Context:
             LeaseLost: the run has ended or the step is another execution's; nothing was recorded.
             PayloadTooLarge: the result is over the maximum.
         """
+        in_a_coroutine = _in_a_coroutine()
+        if not in_a_coroutine and inspect.iscoroutinefunction(make):
+            raise InvalidInput(PLAIN_FUNCTION)
         steps = self._once(name, make, TypeAdapter(Any if returns is None else returns), plain=returns is None)
-        return steps if _in_a_coroutine() else _at_once(steps)
+        return steps if in_a_coroutine else _at_once(steps)
 
     async def _once(self, name: str, make: Callable[[], Any], kind: TypeAdapter[Any], *, plain: bool) -> Any:  # noqa: ANN401
-        if not 0 < len(name) <= LONGEST_NAME:
-            msg = f"the name of a sub-step has 1 to {LONGEST_NAME} characters, not {len(name)}: {name!r:.120}"
+        if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
+            msg = f"the name of a sub-step has 1 to {LONGEST_NAME} printable characters, not {len(name)}: {name!r:.120}"
             raise InvalidInput(msg)
         recorded = await self._journal.call(self._journal.recall, name)
         if recorded is None:
@@ -173,8 +193,7 @@ def _at_once(steps: Coroutine[Any, Any, R]) -> R:
         made: R = done.value
         return made
     steps.close()
-    msg = "in a sync agent, once() takes a plain function: there is no event loop that a coroutine could wait on"
-    raise InvalidInput(msg)
+    raise InvalidInput(PLAIN_FUNCTION)
 
 
 class Agent(Generic[P, R]):

@@ -22,6 +22,7 @@ REDIS_PRIORITY: Final[dict[Priority, int]] = {"high": 0, "normal": 3, "low": 6}
 AMQP_PRIORITY: Final[dict[Priority, int]] = {"high": 9, "normal": 5, "low": 1}
 
 VISIBILITY_TIMEOUT: Final = 60
+CELERY_THREADS: Final = 16  # of a worker of the asyncio pool, that publish beside its sync agents
 
 
 def broker_url(settings: Settings) -> str:
@@ -75,6 +76,9 @@ def celery_config(settings: Settings) -> dict[str, object]:
         "worker_send_task_events": True,
         "worker_soft_shutdown_timeout": settings.soft_shutdown,
         "control_queue_expires": 300,
+        # All threads of a worker draw on it, and its event loop's must never wait: kombu's 10 are too few. A connection
+        # is made when it is first needed.
+        "broker_pool_limit": 2 * (CELERY_THREADS + settings.sync_threads),
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_channel_error_retry": True,  # a full or read-only Redis refuses commands; no reason to exit

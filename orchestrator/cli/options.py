@@ -11,6 +11,9 @@ from orchestrator.errors import InvalidInput
 
 NO_AGENT: Final = "there is no agent to run; name the modules that define them in CELERIAC_AGENTS"
 
+SET_CONCURRENCY: Final = "the setting concurrency, or 100 in the asyncio pool, else 2"
+SET_POOL: Final = "the setting pool: asyncio for async agents, else prefork"
+
 Tag = Annotated[
     list[str],
     typer.Option(metavar="NAME=TEXT", help="A free tag; may be given several times.", show_default=False),

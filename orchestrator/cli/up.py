@@ -14,7 +14,7 @@ from orchestrator.cli.board import Announcer, board
 from orchestrator.cli.fleet import Options
 from orchestrator.cli.help import examples
 from orchestrator.cli.interrupts import Interrupts
-from orchestrator.cli.options import Numbers, command_app, parse_numbers
+from orchestrator.cli.options import SET_CONCURRENCY, Numbers, command_app, parse_numbers
 from orchestrator.cli.output import console
 from orchestrator.cli.serving import DevelopmentServer
 
@@ -33,7 +33,12 @@ Port = Annotated[
 ]
 Concurrency = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Steps each pool runs at a time.", show_default="the setting concurrency"),
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Steps each pool runs at a time.",
+        show_default=SET_CONCURRENCY,
+    ),
 ]
 Grace = Annotated[float, typer.Option(min=0.0, metavar="SECONDS", help="Time that running steps have when it ends.")]
 

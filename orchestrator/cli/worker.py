@@ -12,7 +12,7 @@ from orchestrator.broker import START_QUEUE
 from orchestrator.cli import session
 from orchestrator.cli.fleet import CUSTOM_POOL, choose, worker_arguments
 from orchestrator.cli.help import examples
-from orchestrator.cli.options import NO_AGENT, check_agents, command_app
+from orchestrator.cli.options import NO_AGENT, SET_CONCURRENCY, SET_POOL, check_agents, command_app
 from orchestrator.cli.output import AsJson, print_json_line
 from orchestrator.errors import InvalidSettings
 from orchestrator.settings import Pool
@@ -27,7 +27,7 @@ app = command_app()
         "celeriac worker",
         "celeriac worker moderation.classify --concurrency 8",
         "celeriac worker moderation.redact --pool prefork -- --max-tasks-per-child 100",
-        where="It is Celery's worker: `celery -A orchestrator.app worker -Q moderation.classify` does the same. "
+        where="It is Celery's worker, with the asyncio pool where there is an async agent. "
         "What follows -- is handed to it.",
     ),
 )
@@ -40,9 +40,17 @@ def worker(
     *,
     concurrency: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Steps to run at a time.", show_default="the setting concurrency"),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Steps to run at a time.",
+            show_default=SET_CONCURRENCY,
+        ),
     ] = None,
-    pool: Annotated[Pool | None, typer.Option(help="The worker pool.", show_default="the setting pool")] = None,
+    pool: Annotated[
+        Pool | None,
+        typer.Option(help="The worker pool.", show_default=SET_POOL),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """

@@ -89,13 +89,17 @@ class _Batcher:
 
     def _send(self, calls: list[Call]) -> list[Any]:
         client = self._client
-        pipeline = Pipeline(client.connection_pool, client.response_callbacks, transaction=False, shard_hint=None)
-        for args, options, _ in calls:
-            pipeline.execute_command(*args, **options)  # type: ignore[no-untyped-call]
         try:
+            pipeline = Pipeline(client.connection_pool, client.response_callbacks, transaction=False, shard_hint=None)
+            for args, options, _ in calls:
+                pipeline.execute_command(*args, **options)  # type: ignore[no-untyped-call]
             return pipeline.execute(raise_on_error=False)
         except Exception as error:  # noqa: BLE001  each of the callers is told
-            return [error] * len(calls)
+            away = isinstance(error, redis.RedisError) and not isinstance(error, redis.DataError)
+            if len(calls) == 1 or away:
+                return [error] * len(calls)
+            # One of them cannot be written, a name with a lone surrogate, say; the others must not fail with it.
+            return [reply for call in calls for reply in self._send([call])]
 
     def _deliver(self, calls: list[Call], replies: list[Any]) -> None:
         self._hand_over()  # what was asked for meanwhile

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import inspect
+import logging
 import threading
 from collections import deque
 from collections.abc import Coroutine
@@ -19,12 +21,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery._state import _task_stack
 from greenlet import getcurrent, greenlet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from concurrent.futures import Executor
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -73,7 +78,11 @@ class Host:
         while ready:
             self.switches += 1
             self.running = ready.popleft()
-            self.running.switch()
+            try:
+                self.running.switch()
+            except Exception:
+                # Of one task; the turns of all others must go on.
+                logger.exception("%s ended with an error of its own", self.running.name)
             if monotonic() > until:
                 break
         self.running = None
@@ -119,10 +128,24 @@ class Cooperative(greenlet):
         self.host, self.context = host, context
         self.gr_context = context
         self._outside: greenlet = getcurrent()
+        self.producers: dict[int, Any] = {}  # lent to this greenlet, by the id of their app
 
     def wait(self, future: asyncio.Future[T]) -> T:
         """Return a future's result, or raise its exception; called inside this greenlet."""
         raise NotImplementedError
+
+
+class SoftLimit(SoftTimeLimitExceeded, asyncio.CancelledError):
+    """
+    A soft time limit as async code meets it.
+
+    A task group, or whatever else waits for children, cancels them on a cancellation alone.
+    """
+
+
+# In results and logs it is Celery's own.
+SoftLimit.__name__ = SoftLimit.__qualname__ = SoftTimeLimitExceeded.__name__
+SoftLimit.__module__ = SoftTimeLimitExceeded.__module__
 
 
 class TaskGreenlet(Cooperative):
@@ -174,7 +197,7 @@ class TaskGreenlet(Cooperative):
         while not future.done():
             cancelled = self._outside.switch(next(asyncio.shield(future).__await__())) or cancelled
         if cancelled is not None:
-            raise cancelled
+            raise self._in_place_of(cancelled)
         return future.result()
 
     def _resume(self, _: object) -> None:
@@ -343,11 +366,11 @@ def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
     if runner is None:
         runner = _threads.runner = asyncio.Runner()
     try:
-        return runner.run(coroutine)
+        return runner.run(coroutine, context=contextvars.copy_context())
     finally:
-        if asyncio.all_tasks(runner.get_loop()):
-            # What it has left running, or a signal (a soft time limit of prefork) has cut off, must not go on within
-            # the next task: it is cancelled, and its `finally` blocks run.
+        if inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED:
+            # Cut off by a signal (a soft time limit of prefork), it must not go on within the next task: it is
+            # cancelled, and its `finally` blocks run.
             _threads.runner = None
             runner.close()
 
@@ -378,15 +401,16 @@ def outside_loop_for_long(call: Callable[P, T], /, *args: P.args, **kwargs: P.kw
 def _elsewhere(
     running: Cooperative, threads: Executor | None, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
 ) -> T:
-    task = _task_stack.top
-    if task is not None:
-        call = _as_task(task, call)
     context = contextvars.copy_context()
     bound = functools.partial(context.run, call, *args, **kwargs)
     return running.wait(running.host.loop.run_in_executor(threads, bound))
 
 
-def _as_task(task: Any, call: Callable[P, T]) -> Callable[P, T]:  # noqa: ANN401  Celery's
+def as_this_task(call: Callable[P, T]) -> Callable[P, T]:
+    """Return a call that is part of the Celery task that runs here, on whatever thread it is made."""
+    task = _task_stack.top
+    if task is None:
+        return call
     requests, request = task.request_stack, task.request_stack.top
 
     def called(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, cast
 from weakref import WeakKeyDictionary
 
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery
 from celery._state import _task_stack
 from celery.backends.redis import RedisBackend
@@ -64,8 +65,11 @@ class App(Celery):
     def producer_or_acquire(self, producer: Producer | None = None) -> AbstractContextManager[Producer]:
         """Lend a producer; what waits for one on an event loop lets the loop go on."""
         running = current()
+        if producer is None and running is not None:
+            # Celery's canvases acquire within what they have acquired: a second slot could be everybody's last.
+            producer = running.producers.get(id(self))
         lent: AbstractContextManager[Producer] = super().producer_or_acquire(producer)
-        return lent if producer is not None or running is None else _in_turn(running, lent)
+        return lent if producer is not None or running is None else _in_turn(running, id(self), lent)
 
 
 def _to_the_end(function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
@@ -75,7 +79,7 @@ def _to_the_end(function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[.
     def run(*args: object, **kwargs: object) -> object:
         coroutine = function(*args, **kwargs)
         task = _task_stack.top
-        if task is None:
+        if task is None or _in_a_coroutine():
             return coroutine
         called_directly = task.request.called_directly
         if called_directly and not _called_by_celery.get() and not _is_mapped():
@@ -83,6 +87,8 @@ def _to_the_end(function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[.
         token = _called_by_celery.set(False)  # what it calls itself is called directly again
         try:
             return run_coroutine(coroutine)
+        except SoftTimeLimitExceeded:
+            raise
         except asyncio.CancelledError as error:
             msg = "the task was cancelled by its own code"
             raise RuntimeError(msg) from error
@@ -92,17 +98,28 @@ def _to_the_end(function: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[.
     return run
 
 
+def _in_a_coroutine() -> bool:
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:
+        return False
+
+
 def _is_mapped() -> bool:
     tasks = _task_stack.stack
     return len(tasks) > 1 and tasks[-2].name in CALLERS
 
 
 @contextmanager
-def _in_turn(running: Cooperative, lent: AbstractContextManager[Producer]) -> Iterator[Producer]:
+def _in_turn(running: Cooperative, app: int, lent: AbstractContextManager[Producer]) -> Iterator[Producer]:
     # One greenlet more than there are connections would wait for one on the loop's thread, and with it those that are
     # to give one back.
     with running.host.publishing.held(running), lent as producer:
-        yield cast("Producer", _Outside(producer))
+        outside = running.producers[app] = cast("Producer", _Outside(producer))
+        try:
+            yield outside
+        finally:
+            del running.producers[app]
 
 
 class _Outside:

@@ -72,7 +72,11 @@ class AgentLoop:
     def _take(self) -> None:
         self._called = False
         while self._inbox:
-            self._inbox.popleft()()
+            callback = self._inbox.popleft()
+            try:
+                callback()
+            except Exception:
+                logger.exception("a call to the event loop failed")
 
     def stop(self) -> None:
         """Cancel what is left, give it a moment to end, and stop."""
@@ -121,16 +125,20 @@ class AgentLoop:
     # Watching
 
     def _watch(self) -> None:
+        looked = monotonic()
         while not self._stopped.wait(TICK):
             self._ticked.clear()
             try:
-                self.loop.call_soon_threadsafe(self._tick, monotonic())
+                # From when this thread meant to wake: what kept it from that keeps agents as well.
+                self.loop.call_soon_threadsafe(self._tick, looked + TICK)
             except RuntimeError:  # closed
                 return
             if self._ticked.wait(BLOCKED / 2):
+                looked = monotonic()
                 continue
             before = self._running_now()
             if self._ticked.wait(BLOCKED / 2):
+                looked = monotonic()
                 continue
             after = self._running_now()
             # The same step of the same task at both times: it and not many small ones kept the loop from turning.
@@ -138,6 +146,7 @@ class AgentLoop:
                 self._name(after[1])
             while not self._stopped.is_set() and not self._ticked.wait(TICK):
                 pass
+            looked = monotonic()
 
     def _tick(self, asked: float) -> None:
         self._late.append(monotonic() - asked)

@@ -27,7 +27,7 @@ from celery.exceptions import ImproperlyConfigured
 
 from orchestrator.agent import agents
 from orchestrator.broker import START_QUEUE
-from orchestrator.runtime.bridge import Killed, TaskGreenlet
+from orchestrator.runtime.bridge import Killed, SoftLimit, TaskGreenlet
 from orchestrator.runtime.loop import AgentLoop
 from orchestrator.runtime.threads import Execution, Threads
 from orchestrator.settings import get_settings
@@ -48,6 +48,9 @@ DRAIN_PAUSE: Final = 0.2
 
 SYNC_AHEAD: Final = 4
 """Sync tasks may wait for a thread in their worker, one for so many threads; the others stay in their queues."""
+
+LOOP_THREADS: Final = 32
+"""Threads for what async agents give to `asyncio.to_thread`, for gates and for host names, at least."""
 
 YOUNG_OBJECTS: Final = 20_000
 """New objects before Python looks for garbage among them; its 700 took a third of a busy worker's time."""
@@ -87,7 +90,11 @@ class Job:
     def is_revoked(self) -> bool:
         """Whether the task was revoked while it waited for a slot; its request is told."""
         request = getattr(self.on_accepted, "__self__", None)
-        return bool(request is not None and request.revoked())
+        try:
+            return bool(request is not None and request.revoked())
+        except Exception:  # telling the result backend, say; another task's message must not suffer for it
+            logger.exception("%s was revoked, which could not be reported", self.name)
+            return True
 
     def terminate(self, signum: object = None) -> None:  # noqa: ARG002  Celery's signature; a signal means little here
         """End the task: the agent is cancelled, its `finally` blocks run, and nothing is said of it any more."""
@@ -118,14 +125,15 @@ class Job:
 
     def _soft_on_loop(self) -> None:
         if self._greenlet is not None and self.soft and not self._greenlet.over:
-            self._greenlet.interrupt(SoftTimeLimitExceeded(self.soft))
+            self._greenlet.interrupt(SoftLimit(self.soft))
             self.pool.post(partial(self.on_timeout, True, self.soft))  # noqa: FBT003  Celery's signature
 
     def _hard_on_loop(self) -> None:
-        if self._greenlet is not None and not self._greenlet.over and not self.killed:
+        if self._greenlet is not None and not self.killed:
             self.pool.post(self._say_overrun)
             self.pool.post(partial(self.pool.expect_end, self))
             self.kill_on_loop()
+            self.killed = True  # what follows the coroutine, a gate say, is not cut off, but keeps no slot either
 
     def kill_on_loop(self) -> None:
         """Cancel an async task."""
@@ -203,7 +211,7 @@ class AsyncioPool(BasePool):
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self._sync_limit = get_settings().sync_threads
-        self.loop = AgentLoop(self._sync_limit)
+        self.loop = AgentLoop(max(LOOP_THREADS, self._sync_limit))
         self.jobs: dict[int, Job] = {}
         self._threads = Threads()
         self._sync_jobs = 0
@@ -232,7 +240,9 @@ class AsyncioPool(BasePool):
     def register_with_event_loop(self, loop: Hub) -> None:
         """Take Celery's hub, which calls back into the main thread."""
         self._hub = loop
-        self._notify()
+        # What its last turn has not called before it raised is forgotten, this one among it.
+        self._posted.set()
+        loop.call_soon(self.deliver)
 
     def on_apply(
         self,
@@ -269,11 +279,17 @@ class AsyncioPool(BasePool):
 
     def grow(self, n: int = 1) -> None:
         """Have more slots."""
+        if n < 0:
+            msg = f"cannot grow by {n}: use pool_shrink for fewer slots"
+            raise ValueError(msg)
         self.limit += n
         self._start_next()
 
     def shrink(self, n: int = 1) -> None:
         """Have fewer slots; what runs goes on to its end."""
+        if n < 0:
+            msg = f"cannot shrink by {n}: use pool_grow for more slots"
+            raise ValueError(msg)
         if n >= self.limit:
             msg = f"cannot shrink by {n}: the pool has {self.limit} slots, and at least one stays"
             raise ValueError(msg)

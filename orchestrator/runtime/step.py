@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from greenlet import GreenletExit
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
-from orchestrator.agent import Context, from_json, to_json
+from orchestrator.agent import Context, Flag, from_json, to_json
 from orchestrator.client import describe
 from orchestrator.errors import AgentFailed, LeaseLost, PayloadTooLarge
 from orchestrator.patterns.canvas import publish
@@ -119,7 +118,7 @@ def _work(agent: Agent[Any, Any], process: WorkerProcess, begun: Begun) -> Judge
         draft = from_json(agent.output, begun.draft) if begun.draft else None
     except ValidationError as error:
         raise AgentFailed(step.name, f"the input does not fit agent {agent.name!r}: {describe(error)}") from None
-    cancelled = threading.Event()
+    cancelled = Flag()
     context = Context(
         run_id=begun.run_id,
         flow=begun.flow,
@@ -238,7 +237,7 @@ def _run_async(
     call: Callable[[], Coroutine[Any, Any, object]],
     process: WorkerProcess,
     begun: Begun,
-    cancelled: threading.Event,
+    cancelled: Flag,
     timeout: float,
 ) -> object:
     """Run a coroutine under its lease; a lost one cancels it, so that its `finally` blocks run at once."""

@@ -11,7 +11,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-from orchestrator.runtime.bridge import Killed
+from orchestrator.runtime.bridge import Killed, as_this_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,14 +100,18 @@ class Threads:
 
     def _work(self) -> None:
         while (execution := self._calls.get()) is not None:
-            execution.run()
+            try:
+                execution.run()
+            except BaseException:
+                logger.debug("interrupted after its end", exc_info=True)
             with self._lock:
-                if execution.given_up:
+                ends = execution.given_up  # read once: a thread that has been counted as idle must stay
+                if ends:
                     self._count -= 1
                 else:
                     self._idle += 1
             execution.report()
-            if execution.given_up:
+            if ends:
                 return
 
 
@@ -121,9 +125,9 @@ class DaemonExecutor(ThreadPoolExecutor):
         self._free = threading.Semaphore(0)
 
     def submit(self, call: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Make a call on a thread."""
+        """Make a call on a thread, as part of the Celery task that runs here."""
         future: Future[T] = Future()
-        self._calls.put((future, partial(call, *args, **kwargs)))
+        self._calls.put((future, partial(as_this_task(call), *args, **kwargs)))
         if not self._free.acquire(blocking=False) and self._started < self._most:
             self._started += 1
             threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()

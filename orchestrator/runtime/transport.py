@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager
 from queue import Empty
+from sys import intern
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
@@ -82,7 +83,9 @@ class QoS(kombu_redis.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         """Book a delivery out."""
-        if self._steps.pop(delivery_tag, None) is not None:
+        message = self._steps.pop(delivery_tag, None)
+        if message is not None:
+            message._raw = None  # type: ignore[attr-defined]  # noqa: SLF001  only put back from here, which is over
             virtual.QoS.ack(self, delivery_tag)
         else:
             super().ack(delivery_tag)
@@ -200,7 +203,7 @@ class Channel(kombu_redis.Channel):
                     client.rpush(key.decode(), *reversed(taken[number:]))
                     return
                 try:
-                    self.connection._deliver(loads(raw.decode()), queue)  # noqa: SLF001  as kombu's own reader does
+                    self.connection._deliver(_interned(loads(raw.decode())), queue)  # noqa: SLF001  as kombu's own reader does
                 except Exception as error:
                     if self._is_away(error):
                         raise
@@ -227,6 +230,14 @@ class Channel(kombu_redis.Channel):
         for tag, message in list(self.qos._delivered.items()):  # noqa: SLF001  kombu has no public way to ask
             if getattr(message, "_raw", None) is not None and _same(message, raw):
                 self.qos.ack(tag)
+
+
+def _interned(message: Any) -> Any:  # noqa: ANN401  whatever a message may be
+    """Share the names of headers between messages, of which a worker may hold thousands."""
+    headers = message.get("headers") if isinstance(message, dict) else None
+    if isinstance(headers, dict):
+        message["headers"] = {intern(name): value for name, value in headers.items()}
+    return message
 
 
 def _same(message: object, raw: bytes) -> bool:

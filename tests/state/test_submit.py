@@ -248,7 +248,7 @@ def test_one_bad_input_among_many_creates_none(redis_client: Redis, settings: Se
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"flow": "nothing"}, "there is no flow 'nothing' (known: aliasing, counting"),
+        ({"flow": "nothing"}, "there is no flow 'nothing' (known: "),
         ({"input": {"texts": "x"}}, "text: Field required"),
         ({"input": "just text"}, "does not fit flow 'counting'"),
         ({"input": None}, "does not fit flow 'counting'"),

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import importlib
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from orchestrator import Agent, Context, agent
-from orchestrator.agent import agents, load_agents
+from orchestrator.agent import Flag, agents, load_agents
 from orchestrator.errors import AgentsNotFound, DuplicateName, InvalidAgent
 from orchestrator.testing import fake_context
 
@@ -351,7 +350,7 @@ def test_what_remains_until_the_deadline_is_never_below_zero(monkeypatch: pytest
 
 
 def test_a_context_is_cancelled_when_the_worker_says_so() -> None:
-    cancelled = threading.Event()
+    cancelled = Flag()
     context = Context(run_id="r", flow="f", step="s", _cancelled=cancelled)
     assert not context.cancelled
 
