@@ -57,8 +57,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Kind,
         if why := missing(kind):
             pytest.skip(why)
         if (kind, pool) not in made:
-            # The threads' deployment has a broker of its own, so that both layouts are tried.
-            made[kind, pool] = Deployment(kind, tmp_path_factory.mktemp(f"{kind}-{pool}"), own_broker=pool == "threads")
+            # Half of them have a broker of their own, so that both layouts are tried.
+            made[kind, pool] = Deployment(kind, tmp_path_factory.mktemp(f"{kind}-{pool}"), own_broker=pool != "prefork")
             made[kind, pool].start_worker(pool=pool).wait_until_ready()
         return made[kind, pool]
 

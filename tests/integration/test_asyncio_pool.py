@@ -269,6 +269,9 @@ def test_a_worker_takes_no_more_than_it_has_slots_and_slots_can_be_changed(make:
     assert max(result.number for result in results(first)) == 5
     holds(1, in_flight=1, in_queue=4)
     # and the last slot stays
+    for command, other in (("pool_grow", "pool_shrink"), ("pool_shrink", "pool_grow")):
+        refused = answer(getattr(control, command)(-1, destination=crew.destination(0), reply=True))
+        assert f"by -1: use {other}" in refused["error"]
     refused = answer(control.pool_shrink(1, destination=crew.destination(0), reply=True))
     assert "cannot shrink by 1: the pool has 1 slots, and at least one stays" in refused["error"]
     assert answer(control.pool_grow(1, destination=crew.destination(0), reply=True)) == {"ok": "pool will grow"}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 on_all_pools = pytest.mark.parametrize(
-    "deployment", ["valkey-prefork", "redis7-prefork", "valkey-threads", "valkey-asyncio"], indirect=True
+    "deployment", ["valkey-prefork", "redis7-prefork", "valkey-asyncio"], indirect=True
 )
 
 

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-on_all_pools = pytest.mark.parametrize(
-    "deployment", ["valkey-prefork", "valkey-threads", "valkey-asyncio"], indirect=True
-)
+on_all_pools = pytest.mark.parametrize("deployment", ["valkey-prefork", "valkey-asyncio"], indirect=True)
 PAYLOAD = "only-for-agents"
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 everywhere = pytest.mark.parametrize(
-    "deployment", ["valkey-prefork", "redis7-prefork", "valkey-threads", "valkey-asyncio"], indirect=True
+    "deployment", ["valkey-prefork", "redis7-prefork", "valkey-asyncio"], indirect=True
 )
 
 

@@ -22,8 +22,8 @@ QUEUES = ["acme.first", "acme.second", "acme.third", "acme.hold-sync"]
 
 @pytest.mark.parametrize(
     ("kind", "pool"),
-    [("valkey", "prefork"), ("redis7", "threads"), ("redis7", "asyncio")],
-    ids=["valkey-prefork", "redis7-threads", "redis7-asyncio"],
+    [("valkey", "prefork"), ("redis7", "asyncio")],
+    ids=["valkey-prefork", "redis7-asyncio"],
 )
 def test_a_warm_shutdown_loses_no_message_and_costs_no_attempt(
     make: Callable[..., Deployment], kind: Kind, pool: Pool

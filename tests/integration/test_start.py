@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-on_all_pools = pytest.mark.parametrize(
-    "deployment", ["valkey-prefork", "valkey-threads", "valkey-asyncio"], indirect=True
-)
+on_all_pools = pytest.mark.parametrize("deployment", ["valkey-prefork", "valkey-asyncio"], indirect=True)
 START = "orchestrator.start"
 FITTING = {"flow": "relay", "input": {"text": "hello"}}
 

@@ -169,7 +169,7 @@ def odd_messages() -> dict[str, bytes]:
     return RAW | shaped
 
 
-@pytest.mark.parametrize(("kind", "pool"), [("valkey", "prefork"), ("redis7", "threads"), ("redis7", "asyncio")])
+@pytest.mark.parametrize(("kind", "pool"), [("valkey", "prefork"), ("redis7", "asyncio")])
 def test_unreadable_messages_are_set_aside_with_a_reason_and_all_others_run(
     make: Callable[..., Deployment], kind: Kind, pool: Pool
 ) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from celery import Task, chain, chord, current_task, group, shared_task, signals
+from celery import Task, chain, chord, current_task, group, shared_task, signals, signature
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 from .notes import PAUSE, POLL, count, note, told
@@ -417,3 +417,37 @@ signals.task_failure.connect(_failure)
 signals.task_retry.connect(_retried)
 signals.task_revoked.connect(_revoked)
 signals.task_internal_error.connect(_internal)
+
+
+@sync(name="plain.async.fan")
+async def fan() -> int:
+    """Send canvases within a canvas: Celery acquires a connection to publish by, while it holds one."""
+    await asyncio.sleep(POLL)
+    add, total = (signature(f"plain.async.{name}") for name in ("add", "total"))
+    group(*(chord([add.clone((number, number)) for number in range(2)], total) for _ in range(2))).apply_async()
+    return 1
+
+
+@sync(name="plain.async.publish_for_ever", bind=True)
+async def publish_for_ever(self: Task) -> str:
+    """Publish until the soft time limit comes, in the midst of it."""
+    try:
+        while True:
+            signature("plain.async.add", (1, 2)).apply_async(ignore_result=True)
+    except SoftTimeLimitExceeded:
+        return f"caught by {self.name}"
+
+
+@sync(name="plain.async.hold_children", bind=True)
+async def hold_children(self: Task) -> None:
+    """Hold two children, which note their end."""
+
+    async def child() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            note(f"{self.request.id}.children", "ended")
+
+    async with asyncio.TaskGroup() as children:
+        for _ in range(2):
+            children.create_task(child())
