@@ -139,7 +139,6 @@ def test_a_fault_planted_in_the_state_is_reported(
         ("renew", " and rec.fence == fence then", " then"),
         ("record", "or rec.fence ~= ARGV[2] then", "then"),
         ("record", "if known then return {'known', known} end", ""),
-        ("record", "rec.effects = (rec.effects or 0) + 1", ""),
     ],
 )
 def test_a_fault_planted_in_a_script_is_found_by_the_state_machine(
