@@ -58,7 +58,7 @@ class _Batcher:
 
     def __init__(self, client: BatchingRedis, host: Host) -> None:
         self._client = client  # kept alive: its id names this batcher
-        self._loop = host.loop
+        self._host, self._loop = host, host.loop
         self._gathered: list[Call] = []
         self._busy = False
         self._batches: SimpleQueue[list[Call]] = SimpleQueue()
@@ -67,6 +67,7 @@ class _Batcher:
     def call(self, args: tuple[Any, ...], options: dict[str, Any]) -> asyncio.Future[Any]:
         """Ask for a reply; on the loop's thread."""
         future = self._loop.create_future()
+        self._host.asked()
         if not self._gathered and not self._busy:
             self._loop.call_soon(self._hand_over)
         self._gathered.append((args, options, future))
@@ -102,6 +103,7 @@ class _Batcher:
             return [reply for call in calls for reply in self._send([call])]
 
     def _deliver(self, calls: list[Call], replies: list[Any]) -> None:
+        self._host.answered(len(calls))
         self._hand_over()  # what was asked for meanwhile
         for (_, _, future), reply in zip(calls, replies, strict=True):
             if future.done():

@@ -40,6 +40,10 @@ SLICE: Final = 0.005
 IO_THREADS: Final = 8
 """Threads for calls that only know how to block: publishing a message, storing a result."""
 
+MOST_CALLS: Final = 500
+"""Calls to Redis under way at a time, above which nothing more has its turn: what thousands of steps that end at once
+would ask for need not all be in memory before the first reply."""
+
 _DONE: Final = object()
 
 _hosts: WeakKeyDictionary[asyncio.AbstractEventLoop, Host] = WeakKeyDictionary()
@@ -64,18 +68,32 @@ class Host:
         self.switches = 0
         self._ready: deque[TaskGreenlet] = deque()
         self._scheduled = False
+        self._calls = 0
 
     def turn(self, ready: TaskGreenlet) -> None:
         """Run a greenlet when its turn comes, in the order of their asking."""
         self._ready.append(ready)
-        if not self._scheduled:
+        self._go_on()
+
+    def asked(self) -> None:
+        """Count a call to Redis that is under way."""
+        self._calls += 1
+
+    def answered(self, number: int) -> None:
+        """Count the replies to so many."""
+        self._calls -= number
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._ready and not self._scheduled and self._calls < MOST_CALLS:
             self._scheduled = True
             self.loop.call_soon(self._run)
 
     def _run(self) -> None:
+        self._scheduled = False
         until = monotonic() + SLICE
         ready = self._ready
-        while ready:
+        while ready and self._calls < MOST_CALLS:
             self.switches += 1
             self.running = ready.popleft()
             try:
@@ -86,10 +104,7 @@ class Host:
             if monotonic() > until:
                 break
         self.running = None
-        if ready:
-            self.loop.call_soon(self._run)
-        else:
-            self._scheduled = False
+        self._go_on()
 
 
 class Slots:
