@@ -28,6 +28,7 @@ from typing import Any, Final, Literal, Self
 
 from benchmarks.measuring import Bench, NotMeasured
 from benchmarks.waiters import AGENTS, percentiles
+from orchestrator.cli.fleet import CUSTOM_POOL
 
 AIM: Final = 1.3
 """How many times faster than the better plain pool, at least."""
@@ -118,7 +119,7 @@ class Machine:
 def _start(bench: Bench, side: Side, concurrency: int) -> dict[str, str]:
     if side.kind == "ours":
         app, queues = "orchestrator.app", ",".join(AGENTS)
-        extra = {"CELERY_CUSTOM_WORKER_POOL": "orchestrator.runtime.pool:AsyncioPool"}
+        extra = dict(CUSTOM_POOL)
     else:
         app, queues = "benchmarks.waiters:plain", "plain"
         extra = {"BENCH_CONCURRENCY": str(concurrency), "BENCH_SHARED_BACKEND": str(int(side.shared))}

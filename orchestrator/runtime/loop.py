@@ -158,7 +158,7 @@ class AgentLoop:
         where = _where(frame)
         running, switches = self.host.running, self.host.switches
         if running is not None:
-            return (switches, id(running)), f"{getattr(running, 'name', '?')} at {where}"
+            return (switches, id(running)), f"{running.name} at {where}"
         task = asyncio.current_task(self.loop)
         if task is None:
             return None, f"a callback at {where}"
