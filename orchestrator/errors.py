@@ -8,6 +8,7 @@ OrchestratorError
 │   ├── InvalidAgent         a handler cannot be an agent
 │   ├── InvalidFlow          a flow cannot be built
 │   ├── InvalidGate          a gate's options do not fit
+│   ├── InvalidPolicy        a retry, a breaker, a limit or another policy does not fit
 │   ├── UnknownAgent         a flow names an agent nobody registered
 │   └── AgentsNotFound       a module named in the settings cannot be imported
 ├── InvalidInput             what was handed in is refused before anything is enqueued
@@ -21,12 +22,29 @@ OrchestratorError
 ├── RunFailed                the run ended without a result
 ├── RunCancelled
 ├── AgentFailed              a step's handler raised, or its gate rejected its output
+├── RetryLater               an agent asks to be tried again, later
+├── CircuitOpen              a breaker lets no call through now
+├── LimitReached             a call needs more than its rate limit ever lets through
 └── EmbeddedServerError      the embedded server cannot be used
 
 `args` are the constructor's arguments, so that a JSON or pickle round trip rebuilds the error.
 """
 
 from __future__ import annotations
+
+import math
+import sys
+from typing import Final
+
+PACKAGE: Final = __name__.split(".", maxsplit=1)[0]
+
+
+def definition_site() -> str:
+    """Return `file:line` of the nearest caller outside this package: where a user wrote the definition."""
+    frame = sys._getframe(1)  # noqa: SLF001  the one way to name a user's line; inspect.stack() reads every file
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == PACKAGE:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 class OrchestratorError(Exception):
@@ -83,6 +101,16 @@ class InvalidGate(DefinitionError):
 
     def __str__(self) -> str:
         return f"a gate ({self.args[0]}): {self.args[1]}"
+
+
+class InvalidPolicy(DefinitionError):
+    """A policy's options do not fit. `InvalidPolicy(what, where, why)`."""
+
+    def __init__(self, what: str, where: str, why: str) -> None:
+        super().__init__(what, where, why)
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} ({self.args[1]}): {self.args[2]}"
 
 
 class UnknownAgent(DefinitionError):
@@ -222,6 +250,44 @@ class AgentFailed(OrchestratorError):
 
     def __str__(self) -> str:
         return f"{self.args[0]}: {self.args[1]}"
+
+
+class RetryLater(OrchestratorError):
+    """
+    Raised by an agent that wants to be tried again after a delay. `RetryLater(after, reason)`, `after` in seconds.
+
+    It counts as an attempt: of the agent's `retry`, or where it has none, of the setting `max_attempts`.
+    """
+
+    def __init__(self, after: float, reason: str = "") -> None:
+        super().__init__(after, reason)
+        if not 0 <= after < math.inf:
+            msg = f"RetryLater takes seconds from now on, not {after!r:.40}"
+            raise ValueError(msg)
+
+    def __str__(self) -> str:
+        after, reason = self.args
+        return f"{reason or 'asked to be tried again'}; again in {after:g} s"
+
+
+class CircuitOpen(OrchestratorError):
+    """A breaker lets no call through now. `CircuitOpen(name, retry_after)`, in seconds."""
+
+    def __init__(self, name: str, retry_after: float) -> None:
+        super().__init__(name, retry_after)
+
+    def __str__(self) -> str:
+        return f"the circuit breaker {self.args[0]!r} is open; try again in {self.args[1]:g} s"
+
+
+class LimitReached(OrchestratorError):
+    """A call needs more than its rate limit lets through at all. `LimitReached(name, tokens)`."""
+
+    def __init__(self, name: str, tokens: int) -> None:
+        super().__init__(name, tokens)
+
+    def __str__(self) -> str:
+        return f"the rate limit {self.args[0]!r} never lets {self.args[1]:,} tokens through; ask for fewer or raise it"
 
 
 class EmbeddedServerError(OrchestratorError):

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final, Literal, get_args
 
-from orchestrator.agent import Agent, agents, definition_site
-from orchestrator.errors import InvalidGate
+from orchestrator.agent import Agent, agents
+from orchestrator.errors import InvalidGate, definition_site
 
 Action = Literal["pass", "revise", "reject", "fallback", "human"]
 OnFail = Literal["revise", "reject", "fallback", "human"]

@@ -1,0 +1,439 @@
+"""
+The store of guards: breakers, rate limits, concurrency and budgets, one state for the whole fleet.
+
+All that one call needs is checked and taken together by one script, or nothing is. Importing this needs no redis-py.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
+
+from orchestrator.state import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from redis import Redis
+    from redis.client import Pipeline
+
+    from orchestrator.messages import Priority
+
+GuardKind = Literal["breaker", "rate", "concurrency", "gate"]
+RefusedKind = Literal["breaker", "rate", "concurrency", "budget", "gate", "turn"]
+Outcome = Literal["ok", "failed", "neutral"]
+Forced = Literal["open", "closed", "auto"]
+
+GRANT_MS: Final = 10_000
+GRANTS: Final = 500
+GRANTS_ON_SETTLE: Final = 16
+"""What one settled call lets go on in the same round trip; the caretaker does the rest."""
+
+CLASSES: Final[Mapping[Priority, int]] = {"high": 0, "normal": 1, "low": 2}
+FORGOTTEN_MS: Final = 2 * 86_400_000
+"""How long a breaker is kept that was left to itself again and is not called."""
+
+BUCKETS: Final = 10
+MICRO: Final = 1_000_000
+COMPACT: Final = json.JSONEncoder(separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Guard:
+    """
+    One thing that must let a call through: what a policy makes for an agent.
+
+    Attributes:
+        name: the agent's, or that of what it depends on; `key`: where its state is.
+        waits: whether a call that it refuses may wait for its turn; else it is refused at once, also out of the queue.
+        numbers: its limits; durations in ms.
+    """
+
+    kind: GuardKind
+    name: str
+    key: str
+    waits: bool = True
+    numbers: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    @cached_property
+    def json(self) -> str:
+        """As the scripts read it."""
+        facts = {"kind": self.kind, "name": self.name, "key": self.key, "waits": self.waits}
+        return COMPACT.encode(facts | dict(self.numbers))
+
+    @classmethod
+    def gate(cls, agent: str) -> Guard:
+        """Return the guard of an agent without others, which only a provider's Retry-After closes."""
+        return cls("gate", agent, keys.gate(agent))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What a call is expected to use, or has used; `cost` in the user's unit of money."""
+
+    tokens: int = 0
+    cost: float = 0.0
+
+
+NOTHING: Final = Need()
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """
+    A call may be made, and holds what it needs until it is settled.
+
+    Attributes:
+        at_ms: when, by Redis's clock; of a repeated call, when it was first admitted.
+        probe: whether it tries out for a half-open breaker.
+        waited: seconds that it was in the queue.
+    """
+
+    at_ms: int
+    probe: bool = False
+    waited: float = 0.0
+
+
+@dataclass(frozen=True)
+class Refused:
+    """
+    A call may not be made now; nothing was taken.
+
+    Attributes:
+        kind: what refused it; `turn`: others were there before it.
+        name: of the guard, the budget or, where it is not its turn, the agent.
+        retry_ms: the best guess when it may be asked for again; -1: never.
+        queued: whether it waits for its turn, which `grant` will give it.
+    """
+
+    kind: RefusedKind
+    name: str
+    retry_ms: int
+    queued: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreakerState:
+    """
+    A breaker as it is now.
+
+    Attributes:
+        state: as it acts, forced or not.
+        calls, failures: in the window.
+        probes: under way.
+        since: seconds in this state.
+        retry_in: seconds until it lets a probe through; 0.0 where it does not wait for that.
+    """
+
+    name: str
+    state: Literal["closed", "open", "half-open"]
+    forced: bool
+    calls: int
+    failures: int
+    probes: int
+    since: float
+    retry_in: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetState:
+    """
+    A budget and what was spent of it, reservations included; None: no limit.
+
+    `per` is the seconds after which it renews, `renews_in` those left.
+    """
+
+    name: str
+    tokens: int | None
+    cost: float | None
+    used_tokens: int
+    used_cost: float
+    per: float | None = None
+    renews_in: float | None = None
+
+
+class _Script(Protocol):
+    def __call__(
+        self,
+        keys: Sequence[str],
+        args: Sequence[str | bytes | float],
+        client: Redis | Pipeline | None = None,
+    ) -> object: ...
+
+
+def _micro(cost: float) -> int:
+    return round(cost * MICRO)
+
+
+def _listed(guards: Sequence[Guard]) -> str:
+    return f"[{','.join(guard.json for guard in guards)}]"
+
+
+def _turns(agent: str, reply: object) -> list[str]:
+    return [member.decode()[len(agent) + 1 :] for member in cast("list[bytes]", reply)]
+
+
+def _breaker(name: str, fields: Sequence[bytes], now: int) -> BreakerState:
+    stored = {field.decode(): value.decode() for field, value in zip(fields[::2], fields[1::2], strict=True)}
+    forced, state = stored.get("forced"), stored.get("state", "closed")
+    until = int(stored.get("until", 0)) if state == "open" else 0
+    if state == "open" and not forced and until <= now:
+        state = "half-open"  # written down by the first probe
+    index = now * BUCKETS // int(stored.get("window", 1))
+    buckets = [
+        [int(part) for part in value.split(":")] for field, value in stored.items() if field.startswith("bucket")
+    ]
+    return BreakerState(
+        name=name,
+        state=cast('Literal["closed", "open", "half-open"]', forced or state),
+        forced=forced is not None,
+        calls=sum(calls for at, calls, _ in buckets if index - BUCKETS < at <= index),
+        failures=sum(failures for at, _, failures in buckets if index - BUCKETS < at <= index),
+        probes=int(stored.get("probes", 0)),
+        since=max(0.0, (now - int(stored.get("since", now))) / 1000),
+        retry_in=0.0 if forced else max(0.0, (max(until, int(stored.get("gate", 0))) - now) / 1000),
+    )
+
+
+def _budget(name: str, fields: Mapping[bytes, bytes], now: int) -> BudgetState:
+    stored = {field.decode(): int(value) for field, value in fields.items()}
+    per, cost = stored.get("per"), stored.get("cost")
+    begun, left = divmod(now - stored["since"], per) if per else (0, 0)
+    current = begun == stored.get("period", 0)
+    return BudgetState(
+        name=name,
+        tokens=stored.get("tokens"),
+        cost=None if cost is None else cost / MICRO,
+        used_tokens=stored.get("used_tokens", 0) if current else 0,
+        used_cost=stored.get("used_cost", 0) / MICRO if current else 0.0,
+        per=per / 1000 if per else None,
+        renews_in=(per - left) / 1000 if per else None,
+    )
+
+
+class Guards:
+    """
+    Guards in Redis.
+
+    Args:
+        client: replies as bytes.
+        clock_ms: for tests; else Redis's own TIME, the only clock.
+        grant_ms: how long a call that was given its turn has to take it.
+    """
+
+    def __init__(self, client: Redis, *, clock_ms: Callable[[], int] | None = None, grant_ms: int = GRANT_MS) -> None:
+        from orchestrator.state.scripts import source  # noqa: PLC0415  importing an agent reads no files
+
+        def register(name: str) -> _Script:
+            return cast("_Script", client.register_script(source(name)))
+
+        self.client = client
+        self._clock_ms = clock_ms
+        self._grant_ms = grant_ms
+        self._admit = register("admit")
+        self._settle = register("settle")
+        self._grant = register("grant")
+        self._forget = register("forget")
+        self._waiting = register("waiting")
+        self._breakers = register("breakers")
+        self._force = register("force")
+        self._budget = register("budget")
+
+    def admit(
+        self,
+        agent: str,
+        member: str,
+        guards: Sequence[Guard],
+        *,
+        tenant: str,
+        priority: Priority = "normal",
+        need: Need = NOTHING,
+        hold_ms: int,
+        wait: bool,
+        budgets: Sequence[str] = (),
+    ) -> Admitted | Refused:
+        """
+        Take all that a call needs, or nothing, in one round trip.
+
+        A member that holds it already is admitted again, and keeps it longer.
+
+        Args:
+            member: the run and step, `keys.member`.
+            need: reserved; an amount of 0 is never refused by a budget.
+            hold_ms: after this it is taken back from a call that was not settled; 0: nothing is held, and there is
+                nothing to settle (rates and budgets alone).
+            wait: queue where it is refused by what will pass.
+            budgets: names; all must have room. One that was never set has no limit.
+        """
+        if not hold_ms and any(guard.kind not in {"rate", "gate"} for guard in guards):
+            msg = "a breaker or a concurrency limit takes what must be settled: give hold_ms"
+            raise ValueError(msg)
+        ask = {
+            "a": agent,
+            "q": keys.guard_queue(agent),
+            "u": keys.guard_turns(agent),
+            "t": tenant,
+            "c": CLASSES[priority],
+            "n": (need.tokens, _micro(need.cost)),
+            "b": [(name, keys.budget(name)) for name in budgets],
+        }
+        reply = cast(
+            "list[bytes]",
+            self._admit(
+                self._keys(agent),
+                [self._now(), f"{agent}/{member}", COMPACT.encode(ask), _listed(guards), hold_ms, "1" if wait else ""],
+            ),
+        )
+        if reply[0] == b"admitted":
+            return Admitted(int(reply[1]), probe=int(reply[2]) == 1, waited=int(reply[3]) / 1000)
+        _, kind, name, retry_ms, queued = reply
+        return Refused(cast("RefusedKind", kind.decode()), name.decode(), int(retry_ms), queued=int(queued) == 1)
+
+    def settle(
+        self,
+        agent: str,
+        member: str,
+        guards: Sequence[Guard],
+        *,
+        outcome: Outcome,
+        took_ms: int = 0,
+        used: Need | None = None,
+        closed_ms: int = 0,
+        good: tuple[str, bytes, int] | None = None,
+    ) -> list[str]:
+        """
+        Give back what a call holds and say how it went, in one round trip. A member that holds nothing changes nothing.
+
+        Args:
+            outcome: `neutral` says nothing about what it depends on.
+            used: what it used; None: not known, the reservation counts.
+            closed_ms: how long from now nobody may call, as the provider said; kept also where nothing is held.
+            good: digest of the input, the output, and how long it is kept (ms).
+
+        Returns:
+            Members that may go on by what was freed: wake them.
+        """
+        digest, output, good_ms = good or ("", b"", 0)
+        args: list[str | bytes | float] = [
+            self._now(),
+            f"{agent}/{member}",
+            outcome,
+            took_ms,
+            "" if used is None else f"[{used.tokens},{_micro(used.cost)}]",
+            closed_ms,
+            _listed(guards) if closed_ms > 0 else "",
+            good_ms,
+            output,
+            self._grant_ms,
+            GRANTS_ON_SETTLE,
+        ]
+        return _turns(agent, self._settle([*self._keys(agent), keys.good(agent, digest)], args))
+
+    def grant(self, agent: str) -> list[str]:
+        """Return members that may go on now, in fair order; what they need is reserved for them for `grant_ms`."""
+        return _turns(agent, self._grant(self._keys(agent), [self._now(), self._grant_ms, GRANTS]))
+
+    def waiting(self) -> list[str]:
+        """Return the agents with members that wait, or were granted and did not come in time."""
+        found = cast("list[bytes]", self._waiting(self._keys(), [self._now()]))
+        return sorted(agent.decode() for agent in found)
+
+    def forget(self, agent: str, member: str) -> list[str]:
+        """
+        Let a member leave the queue and give back what it holds; what it used stays counted.
+
+        Returns:
+            Members that may go on by what was freed: wake them.
+        """
+        args = [self._now(), f"{agent}/{member}", self._grant_ms, GRANTS_ON_SETTLE]
+        return _turns(agent, self._forget(self._keys(agent), args))
+
+    def last_good(self, agent: str, digest: str) -> tuple[bytes, float] | None:
+        """Return an agent's last good output and its age in seconds."""
+        pipe = self.client.pipeline(transaction=False)
+        pipe.get(keys.good(agent, digest))
+        pipe.time()
+        stored, time = cast("tuple[bytes | None, tuple[int, int]]", pipe.execute())
+        if stored is None:
+            return None
+        at_ms, _, output = stored.partition(b":")
+        return output, max(0.0, (self._at(time) - int(at_ms)) / 1000)
+
+    def breakers(self) -> list[BreakerState]:
+        """Return all breakers by name, in two round trips."""
+        pipe = self.client.pipeline(transaction=False)
+        pipe.time()
+        self._breakers([keys.GUARD_BREAKERS], [], client=pipe)
+        time, found = cast("tuple[tuple[int, int], list[tuple[bytes, list[bytes]]]]", pipe.execute())
+        now = self._at(time)
+        return sorted((_breaker(name.decode(), fields, now) for name, fields in found), key=lambda state: state.name)
+
+    def force(self, name: str, state: Forced) -> bool:
+        """
+        Open or close a breaker until `auto`: then one that was forced open tries a probe, one forced closed is closed.
+
+        Returns:
+            Whether there was a breaker of this name; an unknown one is forced all the same.
+        """
+        args = [self._now(), name, state, FORGOTTEN_MS]
+        return self._force([keys.breaker(name), keys.GUARD_BREAKERS], args) == 1
+
+    def set_budget(
+        self,
+        name: str,
+        tokens: int | None = None,
+        cost: float | None = None,
+        per_ms: int | None = None,
+        *,
+        ttl_ms: int | None = None,
+    ) -> None:
+        """
+        Set a budget's limits; what was spent stays spent.
+
+        Args:
+            name: `tenant:<name>` or `run:<id>`.
+            tokens, cost: None: no limit.
+            per_ms: it renews each time this has passed since it was first set.
+            ttl_ms: it goes after this; without, it stays and is listed.
+        """
+        limits = [tokens, None if cost is None else _micro(cost), per_ms, ttl_ms]
+        args = [self._now(), name, *("" if limit is None else limit for limit in limits)]
+        self._budget([keys.budget(name), keys.GUARD_BUDGETS], args)
+
+    def budget(self, name: str) -> BudgetState | None:
+        """Return a budget."""
+        return self._read([name])[0]
+
+    def budgets(self) -> list[BudgetState]:
+        """Return all budgets that do not expire, by name, in two round trips."""
+        names = cast("set[bytes]", self.client.smembers(keys.GUARD_BUDGETS))
+        return [found for found in self._read(sorted(name.decode() for name in names)) if found]
+
+    def drop_budget(self, name: str) -> bool:
+        """Remove a budget; returns whether it was there. What it was asked for has no limit then."""
+        pipe = self.client.pipeline(transaction=True)
+        pipe.delete(keys.budget(name))
+        pipe.srem(keys.GUARD_BUDGETS, name)
+        return bool(pipe.execute()[0])
+
+    def _read(self, names: Sequence[str]) -> list[BudgetState | None]:
+        pipe = self.client.pipeline(transaction=False)
+        pipe.time()
+        for name in names:
+            pipe.hgetall(keys.budget(name))
+        time, *found = pipe.execute()
+        now = self._at(time)
+        return [_budget(name, fields, now) if fields else None for name, fields in zip(names, found, strict=True)]
+
+    def _now(self) -> int | str:
+        return "" if self._clock_ms is None else self._clock_ms()
+
+    def _at(self, time: tuple[int, int]) -> int:
+        return time[0] * 1000 + time[1] // 1000 if self._clock_ms is None else self._clock_ms()
+
+    @staticmethod
+    def _keys(agent: str | None = None) -> list[str]:
+        fixed = [keys.GUARD_MEMBERS, keys.GUARD_HOLDS, keys.GUARD_WAITING, keys.GUARD_BREAKERS]
+        return fixed if agent is None else [*fixed, keys.guard_queue(agent)]

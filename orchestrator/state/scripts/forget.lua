@@ -1,0 +1,15 @@
+--[[ forget: a member is over: it leaves the queue and gives back what it holds; what it used stays counted.
+KEYS[1-4]                as in _guards.lua
+KEYS[5]   queue    zset  {guards}:queue:<agent>
+The clock is the first of ARGV, as in that file.
+ARGV[2]   id       string  <agent>/<member>
+ARGV[3]   grant_ms int   > 0
+ARGV[4]   grants   int   > 0, at most so many
+Returns   ids of those whose turn it is now
+Atomic    what is given back once may be taken once
+]]
+local m = load(ARGV[2])
+if not m then return {} end
+if m.s == 'g' then undo(m) elseif m.s == 'h' then release(m, 'neutral', 0, nil) end
+drop(m)
+return grant(KEYS[5], tonumber(ARGV[3]), tonumber(ARGV[4]))

@@ -1,0 +1,79 @@
+"""What limits and budgets may be told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import InvalidPolicy
+from orchestrator.resilience.budget import Budget, Spend
+from orchestrator.resilience.limit import Concurrency, RateLimit
+from orchestrator.state import keys
+
+LADDER = "ladder takes each of cheaper, cached, partial, stop once"
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "why"),
+    [
+        (RateLimit, {}, "give requests, tokens or both"),
+        (RateLimit, {"requests": 0}, "requests must be a whole number, 1 or more, not 0"),
+        (RateLimit, {"tokens": 1.5}, "tokens must be a whole number, 1 or more, not 1.5"),
+        (RateLimit, {"requests": 1, "per": 0.01}, "per must be 0.1 s to 31 days, not 0.01"),
+        (RateLimit, {"requests": 1, "of": ""}, "of must not be empty"),
+        (Concurrency, {}, "give total, per_tenant or both"),
+        (Concurrency, {"total": 0}, "total must be a whole number, 1 or more, not 0"),
+        (Concurrency, {"total": 1, "of": ""}, "of must not be empty"),
+        (Budget, {}, "give tokens, cost or both"),
+        (Budget, {"tokens": -1}, "tokens must be 0 or more and finite, not -1"),
+        (Budget, {"cost": float("inf")}, "cost must be 0 or more and finite, not inf"),
+        (Budget, {"tokens": 1, "ladder": ("stop", "beg")}, f"{LADDER}, not ('stop', 'beg')"),
+        (Budget, {"tokens": 1, "ladder": ("stop", "stop")}, f"{LADDER}, not ('stop', 'stop')"),
+        (Spend, {"tokens": -1}, "tokens must be 0 or more and finite, not -1"),
+        (Spend, {"tokens": 0.5}, "tokens must be a whole number, not 0.5"),
+        (Spend, {"cost": float("nan")}, "cost must be 0 or more and finite, not nan"),
+    ],
+)  # fmt: skip
+def test_a_limit_that_does_not_fit_says_where_and_why(policy: Any, options: dict[str, Any], why: str) -> None:  # noqa: ANN401  any of them
+    with pytest.raises(InvalidPolicy) as raised:
+        policy(**options)
+
+    what, where, said = raised.value.args
+    assert (what, said) == (policy.__name__, why)
+    assert where.startswith(__file__)
+
+
+def test_limits_of_the_same_name_and_time_share_their_state() -> None:
+    assert RateLimit(requests=1, per=0.5).guard("a").key == keys.rate("a", 500)
+    assert RateLimit(requests=1, of="x").guard("a").key == RateLimit(tokens=9, of="x").guard("b").key
+    assert RateLimit(requests=1, per=1.0, of="x").guard("a").key != RateLimit(requests=1, of="x").guard("a").key
+    assert Concurrency(total=1, of="x").guard("a").key == Concurrency(per_tenant=1, of="x").guard("b").key
+
+
+def test_a_guard_says_all_that_a_script_needs() -> None:
+    assert json.loads(RateLimit(requests=3, per=1.5, of="x").guard("a").json) == {
+        "kind": "rate",
+        "name": "x",
+        "key": keys.rate("x", 1500),
+        "waits": True,
+        "per": 1500,
+        "requests": 3,
+    }
+
+
+def test_what_was_spent_adds_up() -> None:
+    assert Spend(tokens=1, cost=0.5) + Spend(tokens=2) == Spend(tokens=3, cost=0.5)
+    assert not Spend()
+    assert Spend(cost=0.1)
+
+
+def test_declaring_policies_does_not_pay_for_redis() -> None:
+    code = (
+        "import sys, orchestrator.resilience.breaker, orchestrator.resilience.limit, orchestrator.resilience.budget;"
+        "sys.exit('redis' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603  ourselves
