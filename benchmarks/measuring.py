@@ -46,11 +46,11 @@ class Bench:
 
     def __init__(self, server: ValkeyServer, folder: Path, *, plain: bool, agents: str) -> None:
         self.server, self._folder = server, folder
-        socket = folder / "s"
+        self.url = f"unix://{folder / 's'}"
         self._environment = {
             **os.environ,
-            "BENCH_URL": f"{'redis+socket' if plain else 'unix'}://{socket}",
-            "CELERIAC_REDIS_URL": f"unix://{socket}",
+            "BENCH_URL": f"{'redis+socket' if plain else 'unix'}://{folder / 's'}",
+            "CELERIAC_REDIS_URL": self.url,
             "CELERIAC_AGENTS": agents,
             "PYTHONPATH": str(ROOT),
         }

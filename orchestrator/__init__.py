@@ -12,6 +12,7 @@ from orchestrator.errors import (
     KeyConflict,
     OrchestratorError,
     PayloadTooLarge,
+    RetryLater,
     RunCancelled,
     RunFailed,
     RunNotFound,
@@ -19,6 +20,11 @@ from orchestrator.errors import (
 )
 from orchestrator.messages import Event, RunState, StepState
 from orchestrator.patterns import Decision, Gate, Pipeline, Stage
+from orchestrator.resilience.breaker import Breaker
+from orchestrator.resilience.budget import Budget, Spend
+from orchestrator.resilience.fallback import Cached, Constant
+from orchestrator.resilience.limit import Concurrency, RateLimit
+from orchestrator.resilience.retry import Retry
 from orchestrator.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -27,7 +33,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Agent",
     "AgentFailed",
+    "Breaker",
+    "Budget",
+    "Cached",
     "Client",
+    "Concurrency",
+    "Constant",
     "Context",
     "Decision",
     "Event",
@@ -37,12 +48,16 @@ __all__ = [
     "OrchestratorError",
     "PayloadTooLarge",
     "Pipeline",
+    "RateLimit",
+    "Retry",
+    "RetryLater",
     "Run",
     "RunCancelled",
     "RunFailed",
     "RunNotFound",
     "RunState",
     "Settings",
+    "Spend",
     "Stage",
     "StepState",
     "UnknownFlow",

@@ -3,40 +3,73 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import inspect
 import math
 import re
-import sys
+import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, Protocol, TypeVar, get_type_hints, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    get_type_hints,
+    overload,
+)
 
-from pydantic import PydanticUndefinedAnnotation, TypeAdapter
+from pydantic import PydanticUndefinedAnnotation, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
+from pydantic_core import PydanticSerializationError
 
-from orchestrator.errors import AgentsNotFound, DefinitionError, DuplicateName, InvalidAgent, InvalidInput
+from orchestrator.errors import (
+    AgentsNotFound,
+    DefinitionError,
+    DuplicateName,
+    InvalidAgent,
+    InvalidInput,
+    definition_site,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Mapping, Sequence
+
+    from orchestrator.resilience.budget import Guard
+    from orchestrator.resilience.fallback import Rung
+    from orchestrator.resilience.idle import IdleWatch
+
+from orchestrator.resilience.breaker import Breaker
+from orchestrator.resilience.budget import Spend
+from orchestrator.resilience.fallback import Cached, Constant
+from orchestrator.resilience.limit import Concurrency, RateLimit
+from orchestrator.resilience.retry import Retry
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+Estimate = int | Spend | Callable[[Any], "int | Spend"]
 
 NAME: Final = re.compile(r"[a-z][a-z0-9_.-]{0,99}")
 RESERVED: Final = frozenset({"orchestrator", "celery"})
 DEFAULT_TIMEOUT: Final = 300.0
 LONGEST_NAME: Final = 100
 PLAIN_FUNCTION: Final = "in a sync agent, once() takes a plain function: no event loop is there for a coroutine"
-PACKAGE: Final = __name__.split(".", maxsplit=1)[0]
 
 
 class Journal(Protocol):
     """
-    Keeps the results of a step's sub-steps, by name.
+    What a step does in Redis: keeps the results of its sub-steps by name, and submits child runs.
 
-    `recall` and `record` block; `call` makes such a call from a coroutine.
+    All but `call` block; that makes such a call from a coroutine.
     """
 
     def recall(self, name: str) -> bytes | None:
@@ -45,14 +78,23 @@ class Journal(Protocol):
     def record(self, name: str, value: bytes) -> bytes:
         """Record a result; what was recorded first stands and is returned."""
 
+    def submit(self, flow: str, value: object, *, key: str, deadline: float | None) -> str:
+        """Submit a child run and return its id."""
+
     async def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Make a blocking call."""
 
 
 class MemoryJournal:
-    """A journal that lives as long as its process: for tests."""
+    """
+    A journal that lives as long as its process: for tests.
+
+    Attributes:
+        submitted: what was submitted, by key: the flow and its input.
+    """
 
     def __init__(self) -> None:
+        self.submitted: dict[str, tuple[str, object]] = {}
         self._recorded: dict[str, bytes] = {}
 
     def recall(self, name: str) -> bytes | None:
@@ -63,9 +105,38 @@ class MemoryJournal:
         """Record a result; what was recorded first stands and is returned."""
         return self._recorded.setdefault(name, value)
 
+    def submit(self, flow: str, value: object, *, key: str, deadline: float | None) -> str:  # noqa: ARG002  the protocol's
+        """Remember a child run; its id tells how many there were before it."""
+        self.submitted.setdefault(key, (flow, value))
+        return f"{list(self.submitted).index(key):024}"
+
     async def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Make a call; nothing here blocks."""
         return function(*args, **kwargs)
+
+
+class Account:
+    """Adds up what an attempt uses; from any thread."""
+
+    __slots__ = ("_lock", "total")
+
+    def __init__(self) -> None:
+        self.total = Spend()
+        self._lock = threading.Lock()
+
+    def add(self, *, tokens: int, cost: float) -> None:
+        """
+        Add to it.
+
+        Raises:
+            InvalidInput: an amount is no number, or below 0.
+        """
+        try:
+            more = Spend(tokens=tokens, cost=cost)
+        except DefinitionError as error:
+            raise InvalidInput(str(error)) from None
+        with self._lock:
+            self.total = self.total + more
 
 
 class Flag:
@@ -97,7 +168,7 @@ class Context:
         attempt: 1 for the first; `revision`: 0 until the gate sent the step back.
         degraded: whether the agent stands in for the step's own, as its fallback.
         feedback: what the gate said, oldest first; `draft`: the output it said it of.
-        deadline: when the run must be done, in seconds of `time.monotonic()` of this process.
+        deadline: when the step and its run must be done, in seconds of `time.monotonic()` of this process.
     """
 
     run_id: str
@@ -113,6 +184,8 @@ class Context:
     deadline: float = float("inf")
     _cancelled: Flag = field(default_factory=Flag, repr=False)
     _journal: Journal = field(default_factory=MemoryJournal, repr=False)
+    _account: Account = field(default_factory=Account, repr=False)
+    _watch: IdleWatch | None = field(default=None, repr=False)
 
     @property
     def idempotency_key(self) -> str:
@@ -129,8 +202,52 @@ class Context:
         return self._cancelled.is_set()
 
     def remaining(self) -> float:
-        """Return the seconds left until the run's deadline; never below 0."""
+        """Return the seconds left until the step's or the run's deadline, the nearer one; never below 0."""
         return max(0.0, self.deadline - time.monotonic())
+
+    def heartbeat(self) -> None:
+        """Show a sign of life: an agent with an `idle` limit is given up when none has come for so long."""
+        if self._watch is not None:
+            self._watch.beat()
+
+    def spend(self, *, tokens: int = 0, cost: float = 0.0) -> None:
+        """
+        Tell what the attempt has used, in addition to what was told before; it also counts as a heartbeat.
+
+        Limits and budgets are settled with it when the attempt ends; it is kept in the run's state.
+
+        Raises:
+            InvalidInput: an amount is no number, or below 0.
+        """
+        self._account.add(tokens=tokens, cost=cost)
+        self.heartbeat()
+
+    @property
+    def spent(self) -> Spend:
+        """What the attempt has told so far."""
+        return self._account.total
+
+    def submit(self, flow: str, input: object, *, key: str | None = None, deadline: float | None = None) -> Any:  # noqa: A002, ANN401  the id, or an awaitable of it
+        """
+        Submit a child run, and return its id; awaited in an async agent.
+
+        The child ends when this run fails or is cancelled, its deadline is not after this run's, and it draws on this
+        run's budgets. Another attempt of the step finds the child that the first one submitted.
+
+        Args:
+            flow: the flow's name.
+            input: its input: a model, or plain data that fits.
+            key: unique among the children of this step; the flow's name unless given.
+            deadline: seconds; at most what is left of this run's.
+
+        Raises:
+            InvalidInput: the flow is unknown or the input does not fit; nothing was submitted.
+            LeaseLost: this run has ended.
+        """
+        call = functools.partial(
+            self._journal.submit, flow, input, key=f"{self.idempotency_key}:{key or flow}", deadline=deadline
+        )
+        return self._journal.call(call) if _in_a_coroutine() else call()
 
     @overload
     def once(self, name: str, make: Callable[[], Awaitable[R]], *, returns: type[R] | None = None) -> Awaitable[R]: ...
@@ -196,6 +313,35 @@ def _at_once(steps: Coroutine[Any, Any, R]) -> R:
     raise InvalidInput(PLAIN_FUNCTION)
 
 
+class Policies(TypedDict, total=False):
+    """
+    What an agent may be declared with; durations are seconds.
+
+    Attributes:
+        timeout: per attempt; 300 unless given. Async handlers are cancelled at it wherever they run, sync ones where
+            the pool can interrupt them (prefork, asyncio).
+        idle: without `ctx.heartbeat()` after which an attempt is given up.
+        deadline: from when a step of this agent is first ready until it is done, with all attempts and waits.
+        retry: which failures are tried again, and when. Without it the first failure is the last.
+        breaker: stops calls to what is down; one, or one for each dependency.
+        rate: requests and tokens per time, for the whole fleet; one, or one for each dependency.
+        concurrency: attempts at a time, for the whole fleet.
+        fallback: what takes the place of an output that the agent cannot give: agents, `Cached`, `Constant`, in order.
+        estimate: what an attempt will use: tokens, a `Spend`, or a function of the input that gives one. Limits and
+            budgets reserve it; `ctx.spend` tells what it was.
+    """
+
+    timeout: float
+    idle: float | None
+    deadline: float | None
+    retry: Retry | None
+    breaker: Breaker | Sequence[Breaker]
+    rate: RateLimit | Sequence[RateLimit]
+    concurrency: Concurrency | None
+    fallback: Sequence[Agent[Any, Any] | Rung]
+    estimate: Estimate | None
+
+
 class Agent(Generic[P, R]):
     """
     A typed function with a name, which is also its queue and its Celery task.
@@ -203,15 +349,27 @@ class Agent(Generic[P, R]):
     Calling an agent calls the function: no broker, no Redis.
 
     Attributes:
-        name: of the agent; `timeout`: seconds, per attempt; `where`: `file:line` of the function.
+        name: of the agent; `where`: `file:line` of the function.
+        timeout: seconds, per attempt; `idle`: without a heartbeat; `deadline`: from ready to done.
+        retry, breakers, rates, concurrency: its policies; `fallback`: agents by name, and other rungs, in order.
+        estimate: what an attempt is expected to use; None: not known.
         takes_context: whether the handler's first parameter is a Context.
         input, output: adapters that validate and serialise what it takes and gives.
     """
 
-    def __init__(self, name: str, function: Callable[P, R], *, timeout: float) -> None:
+    def __init__(self, name: str, function: Callable[P, R], **policies: Unpack[Policies]) -> None:
         self.name = name
         self.function = function
-        self.timeout = timeout
+        self.timeout = policies.get("timeout", DEFAULT_TIMEOUT)
+        self.idle, self.deadline = policies.get("idle"), policies.get("deadline")
+        self.retry, self.concurrency = policies.get("retry"), policies.get("concurrency")
+        self.estimate = policies.get("estimate")
+        breaker, rate = policies.get("breaker", ()), policies.get("rate", ())
+        self.breakers = (breaker,) if isinstance(breaker, Breaker) else tuple(breaker)
+        self.rates = (rate,) if isinstance(rate, RateLimit) else tuple(rate)
+        self.fallback: tuple[Rung, ...] = tuple(
+            rung.name if isinstance(rung, Agent) else rung for rung in policies.get("fallback", ())
+        )
         self.where = _where(function)
         if not inspect.isfunction(function):
             raise self._invalid(f"{function!r:.80} is no plain function: write `def` or `async def` below @agent")
@@ -224,8 +382,8 @@ class Agent(Generic[P, R]):
                 "a name is lower-case letters, digits, '.', '_' and '-', starts with a letter, has at most 100 "
                 f"characters and is none of {', '.join(sorted(RESERVED))}"
             )
-        if not 0 < timeout < math.inf:
-            raise self._invalid(f"timeout must be above 0 s and finite, not {timeout}")
+        if not 0 < self.timeout < math.inf:
+            raise self._invalid(f"timeout must be above 0 s and finite, not {self.timeout}")
         hints = self._hints()
         parameters = list(inspect.signature(function).parameters.values())
         self.takes_context = bool(parameters) and hints.get(parameters[0].name) is Context
@@ -239,6 +397,13 @@ class Agent(Generic[P, R]):
         self.input_type, self.output_type = hints[takes[0].name], hints["return"]
         self.input: TypeAdapter[Any] = self._adapter(self.input_type)  # user types: only pydantic knows them
         self.output: TypeAdapter[Any] = self._adapter(self.output_type)
+        self._check_policies()
+        others = tuple(policy.guard(name) for policy in self._limits())
+        # A breaker that is open lets a step wait, or fall back where there is a rung left to fall back to.
+        self._guards = {
+            fallback: (*(policy.guard(name, fallback=fallback) for policy in self.breakers), *others)
+            for fallback in (False, True)
+        }
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the plain function."""
@@ -246,6 +411,72 @@ class Agent(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<agent {self.name}>"
+
+    @property
+    def fallback_agents(self) -> tuple[str, ...]:
+        """The agents among its fallbacks, by name."""
+        return tuple(rung for rung in self.fallback if isinstance(rung, str))
+
+    def guards(self, *, fallback: bool) -> tuple[Guard, ...]:
+        """Return what must let an attempt through; `fallback`: whether the step has something to fall back to."""
+        return self._guards[fallback]
+
+    def expects(self, value: object) -> Spend | None:
+        """
+        Return what an attempt on this input is expected to use; None: not known.
+
+        Raises:
+            Exception: whatever a user's estimate raises, or an InvalidPolicy where it gives no amount.
+        """
+        found = self.estimate(value) if callable(self.estimate) else self.estimate
+        return Spend(tokens=found) if isinstance(found, int) else found
+
+    def constant(self, rung: Constant) -> bytes:
+        """Return a fixed output as it is stored between steps."""
+        return to_json(self.output, self.output.validate_python(rung.value))
+
+    def _limits(self) -> Iterator[RateLimit | Concurrency]:
+        yield from self.rates
+        if self.concurrency is not None:
+            yield self.concurrency
+
+    def _check_policies(self) -> None:
+        for what, seconds in (("idle", self.idle), ("deadline", self.deadline)):
+            if seconds is not None and not 0 < seconds < math.inf:
+                raise self._invalid(f"{what} must be above 0 s and finite, not {seconds}")
+        given: list[tuple[str, Iterable[object], type]] = [
+            ("retry", [self.retry], Retry),
+            ("breaker", self.breakers, Breaker),
+            ("rate", self.rates, RateLimit),
+            ("concurrency", [self.concurrency], Concurrency),
+        ]
+        for what, policies, kind in given:
+            strange = [policy for policy in policies if policy is not None and not isinstance(policy, kind)]
+            if strange:
+                raise self._invalid(f"{what} takes {kind.__name__}(...), not {strange[0]!r:.80}")
+        # Counted twice, a failure would open a breaker too early, and a call use a limit up.
+        names = [(one.of, getattr(one, "per", None)) for policies in (self.breakers, self.rates) for one in policies]
+        if len(set(names)) < len(names):
+            raise self._invalid("two breakers, or two rate limits with the same `per`, are of the same dependency")
+        if isinstance(self.estimate, bool) or not (
+            self.estimate is None or isinstance(self.estimate, int | Spend) or callable(self.estimate)
+        ):
+            raise self._invalid("estimate is a number of tokens, Spend(...), or a function of the input that gives one")
+        self._check_fallbacks()
+
+    def _check_fallbacks(self) -> None:
+        if sum(isinstance(rung, Cached) for rung in self.fallback) > 1:
+            raise self._invalid("one Cached(...) among its fallbacks is enough: one output is kept")
+        for rung in self.fallback:
+            if rung == self.name:
+                raise self._invalid("it cannot be its own fallback")
+            if isinstance(rung, Constant):
+                try:
+                    self.constant(rung)
+                except (ValidationError, PydanticSerializationError) as error:
+                    raise self._invalid(f"{rung!r:.80} is not what it gives: {str(error).splitlines()[0]}") from None
+            elif not isinstance(rung, str | Cached):
+                raise self._invalid(f"a fallback is an agent, its name, Cached(...) or Constant(...), not {rung!r:.80}")
 
     def _invalid(self, why: str) -> InvalidAgent:
         return InvalidAgent(self.name, self.where, why)
@@ -263,14 +494,6 @@ class Agent(Generic[P, R]):
             return TypeAdapter(kind)
         except (PydanticUserError, PydanticUndefinedAnnotation) as error:
             raise self._invalid(f"pydantic cannot handle {kind!r}: {str(error).splitlines()[0]}") from None
-
-
-def definition_site() -> str:
-    """Return `file:line` of the nearest caller outside this package: where a user wrote the definition."""
-    frame = sys._getframe(1)  # noqa: SLF001  the one way to name a user's line; inspect.stack() reads every file
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == PACKAGE:
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _where(function: object) -> str:
@@ -301,14 +524,13 @@ def from_json(adapter: TypeAdapter[Any], stored: bytes) -> Any:  # noqa: ANN401 
 _agents: dict[str, Agent[Any, Any]] = {}
 
 
-def agent(name: str, *, timeout: float = DEFAULT_TIMEOUT) -> Callable[[Callable[P, R]], Agent[P, R]]:
+def agent(name: str, **policies: Unpack[Policies]) -> Callable[[Callable[P, R]], Agent[P, R]]:
     """
     Make a plain function an agent.
 
     Args:
         name: unique in the deployment; the queue's and the Celery task's name, such as `moderation.classify`.
-        timeout: seconds, per attempt. Async handlers are cancelled at it wherever they run; sync ones where the pool
-            can interrupt them (prefork, asyncio).
+        policies: see Policies; none is needed.
 
     Raises:
         InvalidAgent: the name or the signature does not fit; the message names the file.
@@ -319,7 +541,7 @@ def agent(name: str, *, timeout: float = DEFAULT_TIMEOUT) -> Callable[[Callable[
     """
 
     def register(function: Callable[P, R]) -> Agent[P, R]:
-        made = Agent(name, function, timeout=timeout)
+        made = Agent(name, function, **policies)
         known = _agents.get(name)
         # The same line again is a module imported under two names or reloaded, not a second agent.
         if known is not None and known.where != made.where:

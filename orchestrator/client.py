@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from kombu.exceptions import OperationalError
@@ -13,15 +15,27 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 from redis.exceptions import RedisError
 
-from orchestrator.agent import from_json, load_agents, to_json
+from orchestrator.agent import agents, from_json, load_agents, to_json
 from orchestrator.broker import producer_app
-from orchestrator.errors import InvalidInput, KeyConflict, RunCancelled, RunFailed, RunNotFound, UnknownFlow, WrongState
-from orchestrator.messages import Choice, Priority, RunStatus
+from orchestrator.errors import (
+    InvalidInput,
+    InvalidPolicy,
+    KeyConflict,
+    RunCancelled,
+    RunFailed,
+    RunNotFound,
+    UnknownFlow,
+    WrongState,
+)
+from orchestrator.messages import Choice, DeadLetter, Priority, RunBudget, RunStatus
 from orchestrator.patterns.canvas import publish_many
 from orchestrator.patterns.flow import flows
+from orchestrator.resilience.budget import Budget
 from orchestrator.settings import get_settings
 from orchestrator.state import keys
 from orchestrator.state.connection import connect
+from orchestrator.state.guards import Guards
+from orchestrator.state.keys import is_run_id
 from orchestrator.state.runs import RunStore, Submission, readable
 
 if TYPE_CHECKING:
@@ -42,7 +56,8 @@ MAX_TEXT: Final = 256
 MAX_PROBLEMS: Final = 3
 WAIT_SLICE: Final = 5.0
 BATCH: Final = 100
-START_OPTIONS: Final = frozenset({"key", "deadline", "priority", "tenant", "tags"})
+UNSET: Final = object()
+START_OPTIONS: Final = frozenset({"key", "deadline", "priority", "tenant", "tags", "budget"})
 ANY: Final = TypeAdapter[Any](Any)  # what a run returned whose flow is not known here
 
 
@@ -66,6 +81,49 @@ def check_text(what: str, value: object) -> None:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT or readable(value) != value:
         msg = f"{what} must be a text of 1 to {MAX_TEXT} characters, not {value!a:.80}"
         raise InvalidInput(msg)
+
+
+def _dead_letter(state: RunState, events: Sequence[Event]) -> DeadLetter:
+    failure = state.failure
+    assert failure is not None  # the caller's  # noqa: S101
+    failed = state.step(failure.step) if failure.step else None
+    errors = [
+        f"{event.type}: {event.data.get('why') or event.data.get('reason') or event.data.get('worker')}"
+        for event in events
+        if event.data.get("step") == failure.step
+        and event.type in {"StepDelayed", "StepLost", "StepFellBack", "StepFailed"}
+    ]
+    end = next(event for event in reversed(events) if event.ends_run)
+    return DeadLetter(
+        run_id=state.id,
+        flow=state.flow,
+        tenant=state.tenant,
+        kind=failure.kind,
+        step=failure.step,
+        agent=failed.agent if failed else None,
+        reason=state.reason or "",
+        attempts=failed.begins if failed else 0,
+        errors=tuple(errors),
+        event_id=end.id,
+        at_ms=end.at_ms,
+        expires_ms=end.at_ms + (state.dead_ms or state.retention_ms),
+        tokens=state.tokens,
+        cost=state.cost,
+    )
+
+
+def _foreign_budget(given: object) -> Budget:
+    """Build a budget from JSON data."""
+    if not isinstance(given, Mapping) or not set(given) <= {"tokens", "cost", "ladder"}:
+        msg = f"budget must be an object with tokens, cost, ladder or some of them, not {given!r:.80}"
+        raise InvalidInput(msg)
+    ladder = given.get("ladder")
+    try:
+        return Budget(**{**given, **({} if ladder is None else {"ladder": tuple(ladder)})})
+    except (InvalidPolicy, TypeError) as error:
+        why = error.args[2] if isinstance(error, InvalidPolicy) else str(error)
+        msg = f"budget does not fit: {why}"
+        raise InvalidInput(msg) from None
 
 
 class Run:
@@ -133,12 +191,16 @@ class Run:
             for event in found:
                 last = event.id
                 yield event
-                if event.ends_run:
-                    return
+            # A failed run may have been sent on its way again since.
+            if any(event.ends_run for event in found) and self._store.load(self.id).finished:
+                return
 
     def result(self, timeout: float | None = None) -> Any:  # noqa: ANN401  the flow's output type
         """
         Wait for the run's end and return its output, as the flow's output type where the flow is known here.
+
+        `state().degraded` tells whether a fallback gave some of it. Where `state().partial` is true the run ended with
+        what it had, because its budget was used up: JSON data, what the last finished step gave.
 
         Args:
             timeout: seconds; None waits until the run's deadline at the latest.
@@ -162,7 +224,8 @@ class Run:
         if value is None:
             raise RunNotFound(self.id)
         load_agents(self._client.settings.agents)
-        flow = flows().get(state.flow)
+        # What an earlier step gave is of another type than the flow's.
+        flow = None if state.partial else flows().get(state.flow)
         return from_json(flow.output if flow else ANY, value)
 
     def value(self, name: str) -> Any:  # noqa: ANN401  any JSON
@@ -172,7 +235,10 @@ class Run:
 
     def cancel(self, reason: str = "", *, by: str = "") -> None:
         """
-        Cancel the run: queued and waiting steps end at once, a running one sees it within its lease.
+        Cancel the run and its children: queued, delayed and waiting steps end at once, and none begins any more.
+
+        A running step sees it within a third of its lease, and is interrupted after the setting `cancel_grace`. What
+        was done and can be undone is undone; until then the run's status is `undoing`.
 
         Raises:
             RunNotFound: there is no such run.
@@ -182,7 +248,16 @@ class Run:
         if outcome == "gone":
             raise RunNotFound(self.id)
         if outcome == "closed":
-            raise WrongState(self.id, f"it has ended already: {self.status()}")
+            status = self.status()
+            raise WrongState(
+                self.id, "it is being undone" if status == "undoing" else f"it has ended already: {status}"
+            )
+        if outcome == "undoing":
+            self._client.publish([self.id])
+        for child in self._store.children(self.id):
+            # At once; should this process die here, a worker's caretaker does it.
+            with contextlib.suppress(WrongState, RunNotFound):
+                self._client.get(child).cancel(f"its parent, run {self.id}, was cancelled", by=by)
 
     def approve(self, step: str | None = None, *, by: str, note: str = "") -> None:
         """
@@ -202,6 +277,92 @@ class Run:
     def reject(self, step: str | None = None, *, by: str, note: str = "") -> None:
         """Fail the run at the step that waits at its gate; arguments and errors as of `approve`."""
         self._decide("reject", step, by, note)
+
+    def redrive(
+        self,
+        step: str | None = None,
+        *,
+        input: object = UNSET,  # noqa: A002  the word of the domain
+        agent: str | None = None,
+        deadline: float | None = None,
+        by: str = "",
+    ) -> None:
+        """
+        Let a failed run go on: what is done stays done, and the rest runs again.
+
+        Args:
+            step: from which on; unless given, the first that is not done, or was undone.
+            input: another input for that step, JSON data; unless given, the one it had.
+            agent: who is to take the step in place of its own.
+            deadline: seconds the run may take from now; the setting `run_deadline` unless given.
+            by: who asks.
+
+        Raises:
+            RunNotFound: there is no such run.
+            WrongState: it has not failed, there is no such step, or the step has no input.
+            InvalidInput: the agent is not known, or the input does not fit it.
+        """
+        state = self.state()
+        found = step or next((one.name for one in state.steps if one.status != "completed" or one.undone), "")
+        seconds = self._client.check_deadline(deadline)
+        value = self._redriven_input(state, found, input, agent)
+        what, where = self._store.redrive(
+            self.id, step=step or "", value=value, agent=agent or "", deadline=seconds, by=by
+        )
+        if what == "gone":
+            raise RunNotFound(self.id)
+        if what != "redriven":
+            why = {
+                "not failed": f"it has not failed, it is {state.status}",
+                "no step": f"it has no step {where!r}",
+                "no input": f"step {where!r} has no input: what comes before it is not done; start there or give one",
+            }[what]
+            raise WrongState(self.id, why)
+        self._client.publish([self.id])
+
+    def _redriven_input(self, state: RunState, step: str, given: object, agent: str | None) -> bytes | None:
+        load_agents(self._client.settings.agents)
+        known = agents()
+        if agent is not None and agent not in known:
+            msg = f"there is no agent {agent!r} (known: {', '.join(known) or 'none'})"
+            raise InvalidInput(msg)
+        if given is UNSET:
+            return None
+        planned = state.step(step)
+        taker = known.get(agent or (planned.agent if planned else ""))
+        kind = ANY if taker is None else taker.input
+        try:
+            return to_json(kind, kind.validate_python(given))
+        except ValidationError as error:
+            msg = f"the input does not fit step {step!r}: {describe(error)}"
+        except PydanticSerializationError as error:
+            msg = f"the input cannot be written as JSON: {error}"
+        raise InvalidInput(msg)
+
+    def drop(self, *, by: str = "") -> None:
+        """
+        Give a dead letter up: it is not listed any more, and the run expires like any other.
+
+        Raises:
+            RunNotFound: there is no such run.
+            WrongState: it is no dead letter.
+        """
+        state = self.state()
+        if self._store.drop(self.id, by=by) == "closed":
+            raise WrongState(self.id, f"it is no dead letter, it is {state.status}")
+
+    def dead_letter(self) -> DeadLetter:
+        """
+        Return what is needed to decide about a run that failed for good.
+
+        Raises:
+            RunNotFound: there is no such run.
+            WrongState: it is no dead letter.
+        """
+        state = self.state()
+        if state.failure is None:
+            raise WrongState(self.id, f"it is no dead letter, it is {state.status}")
+        return _dead_letter(state, self.events())
 
     def _decide(self, choice: Choice, step: str | None, by: str, note: str) -> None:
         check_text("by, who decides,", by)
@@ -253,6 +414,8 @@ class Client:
         priority: Priority = "normal",
         tenant: str = "default",
         tags: Mapping[str, str] | None = None,
+        budget: Budget | None = None,
+        parent: str | None = None,
     ) -> Run:
         """
         Create a run and enqueue its first step.
@@ -265,12 +428,15 @@ class Client:
             priority: `high`, `normal` or `low`.
             tenant: whose run it is.
             tags: free text by name, at most 32.
+            budget: tokens and money that the run and its children may use.
+            parent: the run it is a child of: it ends with that one, has at most its time, and draws on its budgets.
 
         Raises:
             UnknownFlow: no flow has this name.
             InvalidInput: the input or an option does not fit; nothing was enqueued.
             PayloadTooLarge: with the size and the limit.
             KeyConflict: the key was used with another input.
+            WrongState: the parent has ended; nothing was enqueued.
 
         A broker that cannot be reached is no error but a warning in the log: the run is stored, and a worker publishes
         it when the broker is back.
@@ -283,6 +449,8 @@ class Client:
             priority=priority,
             tenant=tenant,
             tags=tags,
+            budget=budget,
+            parent=parent,
         )[0]
 
     def submit_many(
@@ -295,6 +463,8 @@ class Client:
         priority: Priority = "normal",
         tenant: str = "default",
         tags: Mapping[str, str] | None = None,
+        budget: Budget | None = None,
+        parent: str | None = None,
     ) -> list[Run]:
         """
         Create one run for each input, with few round trips; arguments and errors as of `submit`.
@@ -303,6 +473,11 @@ class Client:
         """
         found = self._flow(flow)
         options = self._options(deadline, priority, tenant, tags)
+        if parent is not None and not is_run_id(parent):
+            raise RunNotFound(parent)
+        if budget is not None:
+            given = {"tokens": budget.tokens, "cost": budget.cost, "ladder": budget.ladder}
+            options["budget"] = RunBudget.model_validate(given)
         if keys is not None and len(keys) != len(inputs):
             msg = f"{len(keys)} keys for {len(inputs)} inputs; give one key for each"
             raise InvalidInput(msg)
@@ -314,6 +489,7 @@ class Client:
                 plan=found.plan(),
                 value=self._encode(found, value),
                 key=keys[number] if keys is not None else None,
+                parent=parent,
                 **options,
             )
             for number, value in enumerate(inputs)
@@ -326,6 +502,8 @@ class Client:
             submitted = self.store.submit(batch)
             self._publish([one.run_id for one in submitted if one.what == "created"])
             for submission, one in zip(batch, submitted, strict=True):
+                if one.what == "closed":
+                    raise WrongState(one.run_id, "it has ended, or is about to: it can have no more children")
                 if one.what == "conflict":
                     raise KeyConflict(submission.key or "", one.run_id)
                 runs.append(Run(self, one.run_id))
@@ -347,7 +525,10 @@ class Client:
         """
         options.setdefault("key", f"start:{message_id}")
         try:
-            return self.submit(*self._foreign(flow, input, options), **cast("dict[str, Any]", options))
+            name, value = self._foreign(flow, input, options)
+            if "budget" in options:
+                options["budget"] = _foreign_budget(options["budget"])
+            return self.submit(name, value, **cast("dict[str, Any]", options))
         except InvalidInput as error:
             refused = Submission(
                 flow=readable(str(flow))[:MAX_TEXT],
@@ -404,8 +585,45 @@ class Client:
 
     def carry_on(self, run_id: str, committed: Committed) -> None:
         """Publish what became ready by a commit or a decision, if anything did."""
-        if committed.what in {"next", "again"}:
-            self._publish([run_id])
+        if committed.what in {"next", "again", "undoing"}:
+            self.publish([run_id])
+
+    def dead_letters(self, *, limit: int = 100, flow: str | None = None, agent: str | None = None) -> list[DeadLetter]:
+        """Return the newest runs that failed for good and fit, newest first, at most `limit`."""
+        filtered = flow is not None or agent is not None
+        states = self.store.load_many(self.store.dead(limit * 20 if filtered else limit))
+        found: list[DeadLetter] = []
+        for state in states:
+            if len(found) == limit:
+                break
+            if state.failure is None or (flow is not None and state.flow != flow):
+                continue
+            letter = _dead_letter(state, self.store.events(state.id))
+            if agent is None or letter.agent == agent:
+                found.append(letter)
+        return found
+
+    @cached_property
+    def guards(self) -> Guards:
+        """The breakers, limits and budgets of the fleet."""
+        return Guards(self.store.client)
+
+    def publish(self, run_ids: Sequence[str]) -> None:
+        """Publish what is ready of runs; a broker that is away is no error."""
+        self._publish(run_ids)
+
+    def check_deadline(self, deadline: object) -> float:
+        """
+        Return a deadline in seconds; the setting `run_deadline` for None.
+
+        Raises:
+            InvalidInput: it does not fit.
+        """
+        seconds = self.settings.run_deadline if deadline is None else deadline
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 366 * 86400:
+            msg = f"deadline must be seconds, above 0 and at most a year, not {deadline!r:.80}"
+            raise InvalidInput(msg)
+        return float(seconds)
 
     def _publish(self, run_ids: Sequence[str]) -> None:
         # Stored is as good as enqueued: where the producer dies here, or the broker is away, the dispatch deadline of
@@ -439,10 +657,7 @@ class Client:
         if priority not in get_args(Priority):
             msg = f"priority must be high, normal or low, not {priority!r:.80}"
             raise InvalidInput(msg)
-        seconds = self.settings.run_deadline if deadline is None else deadline
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 366 * 86400:
-            msg = f"deadline must be seconds, above 0 and at most a year, not {deadline!r:.80}"
-            raise InvalidInput(msg)
+        seconds = self.check_deadline(deadline)
         check_text("tenant", tenant)
         if not isinstance(tags, Mapping | None):
             msg = "tags must map names to texts"
@@ -455,7 +670,7 @@ class Client:
             check_text("a tag's name", name)
             check_text(f"tag {name!r}", text)
         return {
-            "deadline": float(seconds),
+            "deadline": seconds,
             "retention": self.settings.retention,
             "priority": priority,
             "tenant": tenant,

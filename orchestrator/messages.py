@@ -8,18 +8,21 @@ All times are milliseconds of Redis TIME since the epoch.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-RunStatus = Literal["queued", "running", "waiting", "completed", "failed", "cancelled"]
-StepStatus = Literal["pending", "ready", "running", "waiting", "completed", "failed", "cancelled"]
+RunStatus = Literal["queued", "running", "waiting", "completed", "failed", "cancelled", "undoing"]
+StepStatus = Literal["pending", "ready", "running", "delayed", "waiting", "completed", "failed", "cancelled"]
+FailureKind = Literal["failed", "poison", "deadline", "undo"]
 Priority = Literal["high", "normal", "low"]
 Choice = Literal["approve", "reject", "fallback"]
 
+TURN: Final = "waits for its turn"
+"""How `why` begins of a step that goes on when its turn comes, whatever its timer says."""
 FINISHED: Final = frozenset({"completed", "failed", "cancelled"})
 EVENT_VERSION: Final = 1
 
@@ -45,6 +48,8 @@ class PlanStep(Frozen):
         next: the step that follows; None for the last.
         start: where a gate sends the run back to: the first step of a nested flow, else the step itself.
         gated: whether the flow declares a gate behind this step.
+        undo: the agent that undoes the step, given its output, when the run fails or is cancelled.
+        within_ms: the time it has from when it is first ready until it is done.
     """
 
     name: str
@@ -52,6 +57,8 @@ class PlanStep(Frozen):
     next: str | None = None
     start: str | None = None
     gated: bool = False
+    undo: str | None = None
+    within_ms: int | None = None
 
 
 class Waiting(Frozen):
@@ -83,6 +90,13 @@ class StepState(PlanStep):
         instead_of: the agent it fell back from, while it does.
         dispatches: messages published for this attempt; `fence`: the token of the attempt that may commit.
         effects: sub-steps whose results are recorded, in all revisions.
+        losses: attempts whose worker was lost, since the step was first ready; `strikes`: two for each, one where its
+            lease had been renewed and it may have been a bystander.
+        due_ms: until when a delayed step waits, and `why`.
+        first_ms: when it was first ready; `until_ms`: when it must be done.
+        rung: how many of its agent's fallbacks have been used up.
+        tokens, cost: used by all its attempts, as the agent says.
+        undoes: the step that this one undoes; `undone`: whether this one has been undone.
     """
 
     status: StepStatus = "pending"
@@ -95,21 +109,73 @@ class StepState(PlanStep):
     sent_back: int = 0
     dispatches: int = 0
     effects: int = 0
+    losses: int = 0
+    strikes: int = 0
+    rung: int = 0
+    tokens: int = 0
+    cost: float = 0.0
     fence: str | None = None
     worker: str | None = None
     ready_ms: int | None = None
     started_ms: int | None = None
     ended_ms: int | None = None
+    first_ms: int | None = None
+    until_ms: int | None = None
+    due_ms: int | None = None
+    why: str | None = None
     reason: str | None = None
     feedback: Annotated[tuple[str, ...], BeforeValidator(_empty_table_is_a_list)] = ()
     degraded: bool = False
     instead_of: str | None = None
+    undoes: str | None = None
+    undone: bool = False
     waiting: Waiting | None = None
     decision: Decided | None = None
 
 
+class RunBudget(Frozen):
+    """
+    What a run, with its children, may use.
+
+    Attributes:
+        run: whose it is.
+        tokens, cost: None: without limit.
+        ladder: what is tried in turn when it is used up.
+    """
+
+    run: str = ""
+    tokens: int | None = None
+    cost: float | None = None
+    ladder: Annotated[tuple[str, ...], BeforeValidator(_empty_table_is_a_list)] = ()
+
+
+class Ending(Frozen):
+    """How a run is going to end, once what it did is undone."""
+
+    status: RunStatus
+    reason: str | None = None
+    kind: FailureKind | None = None
+    step: str | None = None
+    by: str | None = None
+
+
+class Failure(Frozen):
+    """Why a failed run is a dead letter, and at which step."""
+
+    kind: FailureKind
+    step: str | None = None
+
+
 class RunState(Frozen):
-    """A run's projection. `steps` are in the flow's order."""
+    """
+    A run's projection. `steps` are in the flow's order; those that undo others come last.
+
+    Attributes:
+        parent: the run whose step submitted this one.
+        budget: its own; `budgets`: those it draws on, its own and those of the runs it is a child of.
+        partial: whether `output` is only what an earlier step gave, of another type than the flow's.
+        ending: what follows when everything is undone; `failure`: what makes it a dead letter.
+    """
 
     id: str
     flow: str
@@ -121,6 +187,13 @@ class RunState(Frozen):
     created_ms: int
     deadline_ms: int
     retention_ms: int
+    dead_ms: int = 0
+    parent: str | None = None
+    budget: RunBudget | None = None
+    budgets: Annotated[tuple[RunBudget, ...], BeforeValidator(_empty_table_is_a_list)] = ()
+    partial: bool = False
+    ending: Ending | None = None
+    failure: Failure | None = None
     ended_ms: int | None = None
     reason: str | None = None
     output: str | None = None
@@ -130,6 +203,21 @@ class RunState(Frozen):
     def finished(self) -> bool:
         """Whether the run has ended, one way or another."""
         return self.status in FINISHED
+
+    @property
+    def degraded(self) -> bool:
+        """Whether a fallback's output is part of the result, or the result is only a part."""
+        return self.partial or any(step.degraded for step in self.steps)
+
+    @property
+    def tokens(self) -> int:
+        """What its steps have used."""
+        return sum(step.tokens for step in self.steps)
+
+    @property
+    def cost(self) -> float:
+        """What its steps have cost."""
+        return sum(step.cost for step in self.steps)
 
     def step(self, name: str) -> StepState | None:
         """Return the step of this name, or None."""
@@ -144,11 +232,44 @@ class RunState(Frozen):
             run_id: the run.
             fields: the whole hash, decoded.
         """
-        plain = {key: value for key, value in fields.items() if not key.startswith("step:")}
-        order = json.loads(plain.pop("order"))
-        tags = json.loads(plain.pop("tags"))
-        steps = [json.loads(fields[f"step:{name}"]) | {"name": name} for name in order or ()]
-        return cls.model_validate({"id": run_id, **plain, "tags": tags, "steps": steps})
+        plain: dict[str, object] = {key: value for key, value in fields.items() if not key.startswith("step:")}
+        for key in _JSON_FIELDS & plain.keys():
+            plain[key] = json.loads(fields[key])
+        order = plain.pop("order")
+        steps = [json.loads(fields[f"step:{name}"]) | {"name": name} for name in cast("list[str]", order) or ()]
+        return cls.model_validate({"id": run_id, **plain, "steps": steps})
+
+
+_JSON_FIELDS: Final = frozenset({"order", "tags", "budget", "budgets", "ending", "failure"})
+
+
+class DeadLetter(Frozen):
+    """
+    A run that failed for good, with what is needed to decide about it.
+
+    Attributes:
+        kind: failed, poison (it kept killing its worker), deadline (of the run or the step), undo (not everything is
+            undone).
+        step, agent: where it failed; None where no step is to blame.
+        attempts: begins of that step; `errors`: what they ended with, oldest first.
+        event_id: its end in the log.
+        at_ms: when; `expires_ms`: until when it is kept.
+    """
+
+    run_id: str
+    flow: str
+    tenant: str
+    kind: FailureKind
+    step: str | None
+    agent: str | None
+    reason: str
+    attempts: int
+    errors: tuple[str, ...]
+    event_id: str
+    at_ms: int
+    expires_ms: int
+    tokens: int
+    cost: float
 
 
 class Event(Frozen):

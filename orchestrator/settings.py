@@ -44,10 +44,13 @@ class Settings(BaseSettings):
     shards: int = Field(default=8, ge=1, le=256)
     lease: float = Field(default=10.0, ge=0.2, le=3600.0)
     sweep: float = Field(default=2.0, ge=0.05, le=600.0)
+    tick: float = Field(default=0.2, ge=0.01, le=60.0)
     dispatch_timeout: float = Field(default=5.0, ge=0.1, le=3600.0)
     max_attempts: int = Field(default=5, ge=1, le=1000)
     run_deadline: float = Field(default=7 * 86400.0, gt=0.0, le=366 * 86400.0)
     retention: float = Field(default=7 * 86400.0, gt=0.0, le=366 * 86400.0)
+    dead_retention: float = Field(default=30 * 86400.0, gt=0.0, le=366 * 86400.0)
+    cancel_grace: float = Field(default=5.0, ge=0.0, le=3600.0)
 
     claim_check_bytes: int = Field(default=256 * 1024, ge=1024)
     max_payload_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=512 * 1024 * 1024)

@@ -173,8 +173,11 @@ def wait_until(predicate: Callable[[], object], timeout: float, what: str) -> No
         time.sleep(PAUSE)
 
 
-INDEXES: Final = re.compile(rf"\{{s[0-9a-f]{{2}}\}}:(ready|leases|timers|marks|runs:({'|'.join(keys.STATUSES)}))")
-OF_A_RUN: Final = re.compile(r"\{s[0-9a-f]{2}\}:run:(?P<run>\w+)(:data|:events)?")
+INDEXES: Final = re.compile(rf"\{{s[0-9a-f]{{2}}\}}:(ready|leases|timers|marks|dead|runs:({'|'.join(keys.STATUSES)}))")
+OF_A_RUN: Final = re.compile(r"\{s[0-9a-f]{2}\}:run:(?P<run>\w+)(:data|:events|:children)?")
+OF_GUARDS: Final = re.compile(
+    r"\{guards\}:(breakers|budgets|budget:tenant:.*|(queue|turns|slots):.*|members|holds|waiting)"
+)
 OF_THE_BROKER: Final = re.compile(r"_kombu\.binding[._].*|unacked(_index|_mutex)?")
 OF_LIVE_RUNS: Final = ("ready", "leases", "timers")
 
@@ -207,11 +210,11 @@ def _is_live(client: redis.Redis, name: str) -> bool:
     found = OF_A_RUN.fullmatch(name)
     if not found or found[2]:
         return False
-    return client.hget(name, "status") in {b"queued", b"running", b"waiting"}
+    return client.hget(name, "status") in {b"queued", b"running", b"waiting", b"undoing"}
 
 
 def _is_permanent(name: str, live: set[str], queues: set[str]) -> bool:
-    if name == keys.UNREADABLE or INDEXES.fullmatch(name) or OF_THE_BROKER.fullmatch(name):
+    if name == keys.UNREADABLE or any(kind.fullmatch(name) for kind in (INDEXES, OF_GUARDS, OF_THE_BROKER)):
         return True
     run = OF_A_RUN.fullmatch(name)
     # kombu keeps a list of its own for each priority of a queue: name, 0x06 0x16, number.

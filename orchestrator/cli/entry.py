@@ -31,7 +31,9 @@ COMMANDS: Final = {
     "runs": Entry("runs", "List, show, watch, cancel and decide runs."),
     "agents": Entry("registry.agents_app", "List the agents this installation knows."),
     "flows": Entry("registry.flows_app", "List the flows this installation knows."),
-    "dead": Entry("dead", "Look at messages that were set aside."),
+    "dead": Entry("dead", "List, show, redrive and drop what failed for good."),
+    "breakers": Entry("breakers", "List, open and close circuit breakers."),
+    "budgets": Entry("budgets", "List, set and clear the budgets of tenants."),
     "version": Entry("version", "Print the version."),
 }
 

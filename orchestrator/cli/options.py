@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
+import math
+import os
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from orchestrator.errors import InvalidInput
 
@@ -13,6 +17,10 @@ NO_AGENT: Final = "there is no agent to run; name the modules that define them i
 
 SET_CONCURRENCY: Final = "the setting concurrency, or 100 in the asyncio pool, else 2"
 SET_POOL: Final = "the setting pool: asyncio for async agents, else prefork"
+
+# Redis counts in 64 bits and Lua in 53: sums of these, in millionths for money, are exact in both.
+MAX_TOKENS: Final = 10**12
+MAX_COST: Final = 10.0**9
 
 Tag = Annotated[
     list[str],
@@ -24,9 +32,37 @@ Numbers = Annotated[
 ]
 
 
-def command_app(*, group: bool = False) -> typer.Typer:
-    """Return an empty app for a command, or for a group of them, in the style of all."""
+def login_name() -> str:
+    """Return who types this; the user's number in a container that has no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
+class _Group(TyperGroup):
+    """A group; without a command, and before options that are none of its own, it takes its default."""
+
+    default = ""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  of typer's own copy of click
+        first = args[0] if args else "-"
+        if self.default and first.startswith("-") and first not in ctx.help_option_names:
+            args = [self.default, *args]
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
+
+
+def command_app(*, group: bool = False, default: str = "") -> typer.Typer:
+    """
+    Return an empty app for a command, or for a group of them, in the style of all.
+
+    Args:
+        group: whether it is a group.
+        default: the command of the group that is meant where none is given; else that shows the help.
+    """
     return typer.Typer(
+        cls=type("_Group", (_Group,), {"default": default}),
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -66,6 +102,18 @@ def parse_numbers(given: Sequence[str]) -> dict[str, int]:
             raise typer.BadParameter(msg)
         numbers[name] = int(text)
     return numbers
+
+
+def check_number(option: str, value: float | None) -> None:
+    """
+    Refuse NaN, which passes the range of an option with some versions of typer.
+
+    Raises:
+        typer.BadParameter: it is NaN.
+    """
+    if value is not None and math.isnan(value):
+        msg = "nan is no amount"
+        raise typer.BadParameter(msg, param_hint=option)
 
 
 def check_agents(names: Sequence[str], known: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -13,15 +13,47 @@ from orchestrator.cli.options import command_app
 from orchestrator.cli.output import AsJson, duration, print_json, print_table
 from orchestrator.patterns import flows
 
+if TYPE_CHECKING:
+    from orchestrator.agent import Agent
+
 agents_app = command_app()
 flows_app = command_app()
 
+UNITS: Final = {1.0: "s", 60.0: "min", 3600.0: "h", 86400.0: "d"}
 NOTHING = "none: name the modules that define them in CELERIAC_AGENTS, or run in the folder that holds them"
 
 
 def type_name(kind: object) -> str:
     """Return a type as a person writes it."""
     return kind.__name__ if isinstance(kind, type) else str(kind)
+
+
+def guards_of(agent: Agent[Any, Any]) -> list[str]:
+    """Return an agent's policies beside its timeout, a few words each."""
+    said = [f"{name} {duration(limit)}" for name in ("idle", "deadline") if (limit := getattr(agent, name)) is not None]
+    if agent.retry is not None:
+        said.append(f"retry {agent.retry.max_attempts}")
+    said += [f"breaker{_of(breaker.of)}" for breaker in agent.breakers]
+    for rate in agent.rates:
+        said += [
+            f"{limit:,} {name}{_per(rate.per)}{_of(rate.of)}"
+            for name, limit in (("requests", rate.requests), ("tokens", rate.tokens))
+            if limit is not None
+        ]
+    if agent.concurrency is not None:
+        limits = ((agent.concurrency.total, "at a time"), (agent.concurrency.per_tenant, "per tenant"))
+        said += [f"{limit:,} {name}{_of(agent.concurrency.of)}" for limit, name in limits if limit is not None]
+    if agent.fallback:
+        said.append(f"fallback {len(agent.fallback)}")
+    return said
+
+
+def _of(name: str | None) -> str:
+    return f" of {name}" if name else ""
+
+
+def _per(seconds: float) -> str:
+    return f"/{UNITS[seconds]}" if seconds in UNITS else f"/{seconds:g} s"
 
 
 @agents_app.command(
@@ -39,6 +71,7 @@ def list_agents(*, as_json: AsJson = False) -> None:
             "input": type_name(agent.input_type),
             "output": type_name(agent.output_type),
             "async": agent.is_async,
+            "guards": guards_of(agent),
             "where": agent.where,
         }
         for name, agent in agents().items()
@@ -47,13 +80,14 @@ def list_agents(*, as_json: AsJson = False) -> None:
         print_json(found)
     elif found:
         print_table(
-            ["AGENT", "INPUT", "OUTPUT", "TIMEOUT", "DEFINED IN"],
+            ["AGENT", "INPUT", "OUTPUT", "TIMEOUT", "GUARDS", "DEFINED IN"],
             [
                 [
                     agent.name,
                     type_name(agent.input_type),
                     type_name(agent.output_type),
                     duration(agent.timeout),
+                    ", ".join(guards_of(agent)),
                     agent.where,
                 ]
                 for agent in agents().values()

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.text import Text
 
 from orchestrator.cli import session
 from orchestrator.cli.help import examples
-from orchestrator.cli.options import command_app, parse_tags
+from orchestrator.cli.options import command_app, login_name, parse_tags
 from orchestrator.cli.output import AsJson, clock_time, coloured, console, print_json, print_table
 from orchestrator.cli.plain import plain, visible
 from orchestrator.cli.presence import NO_WORKER, lacks_worker
 from orchestrator.cli.watching import follow
-from orchestrator.cli.wording import current_step, details, how_to_go_on, outcome, remark, step_of, took
+from orchestrator.cli.wording import (
+    amount,
+    current_step,
+    details,
+    how_to_go_on,
+    outcome,
+    remark,
+    spent,
+    standing,
+    step_of,
+    took,
+)
 from orchestrator.messages import RunState, RunStatus
 
 app = command_app(group=True)
 
 MAX_FLOW: Final = 40  # characters of a flow's name in the list: of a refused run it is whatever was sent
-MAX_REASON: Final = 60  # characters of a reason in the list; `show` has all of it
-
-
-def login_name() -> str:
-    """Return who types this; the user's number in a container that has no name for it."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"user {os.getuid()}"
+MAX_NOTE: Final = 60  # characters of a reason in the list; `show` has all of it
 
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)]
@@ -77,10 +78,10 @@ def list_runs(
     wanted = next(iter(parse_tags([tag]).items())) if tag is not None else None
     found = session.client().list_runs(status=status, flow=flow, tenant=tenant, tag=wanted, limit=limit)
     if as_json:
-        print_json([state.model_dump(mode="json") for state in found])
+        print_json([document(state) for state in found])
     elif found:
         print_table(
-            ["RUN", "FLOW", "STATUS", "AT", "SUBMITTED", "TOOK", "REASON"],
+            ["RUN", "FLOW", "STATUS", "AT", "SUBMITTED", "TOOK", ""],
             [
                 [
                     state.id,
@@ -89,7 +90,7 @@ def list_runs(
                     current_step(state),
                     clock_time(state.created_ms),
                     took(state),
-                    _short(state.reason or "", MAX_REASON),
+                    _short(standing(state), MAX_NOTE),
                 ]
                 for state in found
             ],
@@ -110,21 +111,22 @@ def show(run_id: RunId, *, as_json: AsJson = False) -> None:
     state = run.state()
     result = run.value(state.output) if state.output else None
     if as_json:
-        print_json(state.model_dump(mode="json") | {"result": result})
+        print_json(document(state) | {"result": result})
         return
     out = console()
     out.print(Text.assemble((state.id, "bold"), f"  {plain(state.flow)}  ", coloured(state.status), f"  {took(state)}"))
     out.print(_facts(state), markup=False)
     if state.steps:
-        print_table(
-            ["STAGE", "AGENT", "STATUS", "ATTEMPT", "TOOK", ""],
-            [
-                [step.name, step.agent, coloured(step.status), str(step.attempt or ""), took(step), remark(step)]
-                for step in state.steps
-            ],
-        )
+        _show_steps(state)
+    if state.degraded:
+        what = "ends with a part of the flow's output" if state.partial else "holds what a fallback gave"
+        out.print(f"degraded: it {what}", markup=False)
+    if state.ending is not None:
+        out.print(plain(f"ends as {state.ending.status} once it is undone: {state.ending.reason or ''}"), markup=False)
     if state.reason:
         out.print(plain(f"reason: {state.reason}"), markup=False)
+    if state.failure is not None:
+        out.print(f"dead letter: celeriac dead show {state.id}", markup=False)
     for text in how_to_go_on(state):
         out.print(text, markup=False)
     if state.status == "completed":
@@ -228,9 +230,37 @@ def reject(run_id: RunId, *, step: Step = None, by: By, note: Note = "", as_json
 
 def _tell(state: RunState, what: str, *, as_json: bool) -> None:
     if as_json:
-        print_json(state.model_dump(mode="json"))
+        print_json(document(state))
     else:
         typer.echo(outcome(state, what))
+
+
+def document(state: RunState) -> dict[str, Any]:
+    """Return a run for programs: its projection, whether it is degraded, and what it has used."""
+    return state.model_dump(mode="json") | {
+        "degraded": state.degraded,
+        "tokens": state.tokens,
+        "cost": state.cost,
+    }
+
+
+def _show_steps(state: RunState) -> None:
+    use = bool(state.tokens or state.cost)  # most agents tell of none
+    print_table(
+        ["STAGE", "AGENT", "STATUS", "ATTEMPT", "TOOK", *(["USED"] if use else []), ""],
+        [
+            [
+                step.name,
+                step.agent,
+                coloured(step.status),
+                str(step.attempt or ""),
+                took(step),
+                *([spent(step.tokens, step.cost)] if use else []),
+                remark(step),
+            ]
+            for step in state.steps
+        ],
+    )
 
 
 def _facts(state: RunState) -> str:
@@ -241,8 +271,21 @@ def _facts(state: RunState) -> str:
         f"priority {state.priority}",
         f"key {state.key}" if state.key else "",
         f"tags {tags}" if tags else "",
+        f"child of {state.parent}" if state.parent else "",
+        _use(state),
     ]
     return plain(", ".join(part for part in parts if part))
+
+
+def _use(state: RunState) -> str:
+    used = spent(state.tokens, state.cost)
+    if state.budget is None:
+        return f"used {used}" if used else ""
+    limits = [
+        "" if state.budget.tokens is None else f"{state.budget.tokens:,} tokens",
+        "" if state.budget.cost is None else f"cost {amount(state.budget.cost)}",
+    ]
+    return f"used {used or 'nothing'} of {' and '.join(limit for limit in limits if limit)}"
 
 
 def _short(text: str, limit: int) -> str:

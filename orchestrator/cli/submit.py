@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from orchestrator.cli import session
 from orchestrator.cli.help import examples
-from orchestrator.cli.options import Tag, command_app, parse_tags
+from orchestrator.cli.options import MAX_COST, MAX_TOKENS, Tag, check_number, command_app, parse_tags
 from orchestrator.cli.output import AsJson, console, print_json
 from orchestrator.cli.presence import NO_WORKER, lacks_worker
 from orchestrator.cli.reading import read_document, read_lines
@@ -18,6 +18,7 @@ from orchestrator.client import describe
 from orchestrator.errors import InvalidInput, RunCancelled, RunFailed, UnknownFlow
 from orchestrator.messages import Priority, RunState
 from orchestrator.patterns import flows
+from orchestrator.resilience.budget import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,7 @@ app = command_app()
         "celeriac submit moderation --input document.json --key ticket-481 --wait",
         'echo \'{"id": "a", "text": "Hello"}\' | celeriac submit moderation --input - --json',
         "celeriac submit moderation --input documents.jsonl --each --tag batch=monday",
+        "celeriac submit moderation --input document.json --budget-tokens 20000",
         where="The same key and input give the same run, however often they are submitted.",
     ),
 )
@@ -53,6 +55,19 @@ def submit(  # noqa: PLR0913  what can be said of a run
     priority: Annotated[Priority, typer.Option(help="Which runs go first.")] = "normal",
     tenant: Annotated[str, typer.Option(help="Whose run it is.")] = "default",
     tag: Tag = [],  # noqa: B006  typer copies it
+    budget_tokens: Annotated[
+        int | None,
+        typer.Option(min=0, max=MAX_TOKENS, help="Tokens the run and its children may use.", show_default=False),
+    ] = None,
+    budget_cost: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=MAX_COST,
+            help="Money they may use, in the unit your agents tell.",
+            show_default=False,
+        ),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end and print the result as JSON.")] = False,
     timeout: Annotated[
         float | None,
@@ -64,6 +79,7 @@ def submit(  # noqa: PLR0913  what can be said of a run
     if each and key is not None:
         raise typer.BadParameter("a key belongs to one run; it does not go with --each", param_hint="--key")
     tags = parse_tags(tag)
+    budget = make_budget(budget_tokens, budget_cost)
     lines = read_lines(source) if each else [(1, read_document(source))]
     session.load()
     if flow not in flows():
@@ -80,6 +96,7 @@ def submit(  # noqa: PLR0913  what can be said of a run
         priority=priority,
         tenant=tenant,
         tags=tags,
+        budget=budget,
     )
     if lacks_worker(client.settings):
         typer.echo(NO_WORKER, err=True)
@@ -91,6 +108,17 @@ def submit(  # noqa: PLR0913  what can be said of a run
     else:
         for run in runs:
             typer.echo(run.id)
+
+
+def make_budget(tokens: int | None, cost: float | None) -> Budget | None:
+    """
+    Return the budget of a run; None without limits.
+
+    Raises:
+        typer.BadParameter: an amount is none.
+    """
+    check_number("--budget-cost", cost)
+    return None if tokens is None and cost is None else Budget(tokens=tokens, cost=cost)
 
 
 def check_lines(flow: Flow, lines: Sequence[tuple[int, Any]]) -> None:

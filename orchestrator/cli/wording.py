@@ -8,7 +8,7 @@ from typing import Final, cast
 
 from orchestrator.cli.output import clock_time, duration
 from orchestrator.cli.plain import plain
-from orchestrator.messages import Event, RunState, StepState, Waiting
+from orchestrator.messages import TURN, Event, RunState, StepState, Waiting
 
 Data = dict[str, object]
 
@@ -36,19 +36,52 @@ def _reason(data: Data) -> str:
     return str(data.get("reason") or "")
 
 
+def _completed(data: Data) -> str:
+    return "; ".join(part for part in ("partial" if data.get("partial") else "", _reason(data)) if part)
+
+
+def _delayed(data: Data) -> str:
+    return _until(cast("int", data["due_ms"]), str(data.get("why")))
+
+
+def _until(due_ms: int, why: str | None) -> str:
+    # Of who waits for its turn nobody knows when it comes; its timer is for what nobody foresees.
+    return str(why) if str(why).startswith(TURN) else f"again at {clock_time(due_ms)}: {why}"
+
+
+def _lost(data: Data) -> str:
+    said = f"attempt {data.get('attempt')} on {data.get('worker')} stopped answering"
+    return f"{said}; delayed {_delayed(data)}" if "due_ms" in data else said
+
+
+def _undoing(data: Data) -> str:
+    steps = cast("list[Data]", data.get("steps") or [])
+    return f"{', '.join(str(step.get('undoes')) for step in steps)}: {_reason(data) or data.get('status')}"
+
+
+def _redriven(data: Data) -> str:
+    return f"by {data.get('agent')} with {data.get('input')}, asked for by {data.get('by') or 'nobody'}"
+
+
 _DETAILS: Final[dict[str, Callable[[Data], str]]] = {
     "RunSubmitted": _submitted,
     "StepStarted": lambda data: f"attempt {data.get('attempt')} on {data.get('worker')}",
+    "StepCompleted": _completed,
+    "StepDelayed": _delayed,
     "EffectRecorded": lambda data: f"once: {data.get('name')}",
     "StepRevised": lambda data: f"sent back: {data.get('feedback')}",
     "StepFellBack": lambda data: f"to {data.get('agent')}: {data.get('reason')}",
     "StepWaiting": _waiting,
     "StepDecided": _decided,
-    "StepLost": lambda data: f"attempt {data.get('attempt')} on {data.get('worker')} stopped answering",
+    "StepLost": _lost,
     "StepRedispatched": lambda data: f"message sent again, {data.get('dispatches')} in all",
     "StepFailed": _reason,
+    "RunUndoing": _undoing,
+    "RunRedriven": _redriven,
+    "RunCompleted": _completed,
     "RunFailed": _reason,
     "RunCancelled": _reason,
+    "DeadLetterDropped": lambda data: f"by {data.get('by') or 'nobody'}",
 }
 
 
@@ -65,7 +98,7 @@ def step_of(event: Event) -> str:
 
 def current_step(state: RunState) -> str:
     """Return where a run is: the step at work, or the one that failed."""
-    for wanted in ("running", "waiting", "ready", "failed"):
+    for wanted in ("running", "waiting", "ready", "delayed", "failed"):
         for step in state.steps:
             if step.status == wanted:
                 return plain(step.name)
@@ -77,7 +110,7 @@ def took(state: RunState | StepState, now_ms: float | None = None) -> str:
     began = state.created_ms if isinstance(state, RunState) else state.started_ms
     if began is None or (isinstance(state, StepState) and state.status in {"pending", "ready"}):
         return ""
-    if isinstance(state, StepState) and state.status in {"waiting", "cancelled"}:
+    if isinstance(state, StepState) and state.status in {"waiting", "delayed", "cancelled"}:
         return ""
     ended = state.ended_ms or now_ms or time.time() * 1000
     return duration((ended - began) / 1000)
@@ -86,6 +119,8 @@ def took(state: RunState | StepState, now_ms: float | None = None) -> str:
 def remark(step: StepState) -> str:
     """Return what is worth knowing of a step: a question, a decision, a reason; one line, possibly empty."""
     parts = []
+    if step.due_ms is not None:
+        parts.append(_until(step.due_ms, step.why))
     if step.waiting is not None:
         parts.append(step.waiting.question or "waits for a decision")
     if step.decision is not None:
@@ -97,7 +132,36 @@ def remark(step: StepState) -> str:
         parts.append("by the fallback")
     if step.reason:
         parts.append(step.reason)
+    if step.undoes is not None:
+        parts.append(f"undoes {step.undoes}")
+    if step.undone:
+        parts.append("undone")
     return plain("; ".join(parts))
+
+
+def standing(state: RunState) -> str:
+    """Return what is worth knowing of a run beside its status: a wait, a reason, a lesser result; one line."""
+    parts = []
+    if state.degraded:
+        parts.append("partial" if state.partial else "degraded")
+    parts += [_until(step.due_ms, step.why) for step in state.steps if step.due_ms is not None]
+    if state.ending is not None:
+        parts.append(f"ends as {state.ending.status}")
+    reason = state.reason or (state.ending.reason if state.ending else None)
+    if reason:
+        parts.append(reason)
+    return plain("; ".join(parts))
+
+
+def spent(tokens: int, cost: float) -> str:
+    """Return what was used, such as `1,200 tokens, cost 0.03`; an empty text where it is nothing."""
+    parts = [f"{tokens:,} tokens" if tokens else "", f"cost {amount(cost)}" if cost else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def amount(cost: float) -> str:
+    """Return an amount of money, to the millionth, without zeros at its end."""
+    return f"{cost:.6f}".rstrip("0").rstrip(".")
 
 
 def asked(state: RunState) -> list[tuple[StepState, Waiting]]:
@@ -143,4 +207,5 @@ _NOW: Final = {
     "completed": "has completed",
     "failed": "has ended as failed",
     "cancelled": "is cancelled",
+    "undoing": "is being undone",
 }

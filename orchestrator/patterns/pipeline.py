@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
 
-from orchestrator.agent import Agent, agents, definition_site
-from orchestrator.errors import InvalidFlow, UnknownAgent
+from orchestrator.agent import Agent, agents
+from orchestrator.errors import InvalidFlow, UnknownAgent, definition_site
 from orchestrator.messages import PlanStep
 from orchestrator.patterns.flow import register
 
@@ -33,11 +33,14 @@ class Stage:
         runs: the agent, its name, or a pipeline.
         gate: judges the stage's output.
         name: unique in the pipeline; the agent's last part unless given (`moderation.classify` → `classify`).
+        undo: the agent, or its name, that undoes the stage when the run fails or is cancelled later: it takes what the
+            stage gave.
     """
 
     runs: Agent[Any, Any] | Pipeline | str
     gate: Gate | None = None
     name: str | None = None
+    undo: Agent[Any, Any] | str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,12 +119,26 @@ class Pipeline:
         if not isinstance(runs, Agent | Pipeline):
             raise self._invalid(f"{runs!r} is neither an agent nor a flow; put @agent(...) on the function")
         name = stage.name or (runs.name.rpartition(".")[2] if isinstance(runs, Agent) else runs.name)
-        if "/" in name or not name:
-            raise self._invalid(f"a stage's name has no '/' and is not empty: {name!r}")
+        if "/" in name or "~" in name or not name:
+            raise self._invalid(f"a stage's name has no '/' and no '~' and is not empty: {name!r}")
         if isinstance(runs, Agent):
-            plan = PlanStep(name=name, agent=runs.name, gated=stage.gate is not None)
+            plan = PlanStep(
+                name=name,
+                agent=runs.name,
+                gated=stage.gate is not None,
+                undo=self._undo(stage),
+                within_ms=None if runs.deadline is None else max(1, round(runs.deadline * 1000)),
+            )
             return [_Step(plan, runs, stage.gate)]
         return self._nested(name, stage, runs)
+
+    def _undo(self, stage: Stage) -> str | None:
+        if stage.undo is None:
+            return None
+        undo = self._resolve(stage.undo) if isinstance(stage.undo, str) else stage.undo
+        if not isinstance(undo, Agent):
+            raise self._invalid(f"undo takes an agent or its name, not {undo!r:.80}")
+        return undo.name
 
     def _nested(self, prefix: str, stage: Stage, inner: Pipeline) -> list[_Step]:
         steps = []
@@ -137,6 +154,12 @@ class Pipeline:
                 )
             plan = last.plan.model_copy(update={"gated": True, "start": steps[0].plan.name})
             steps[-1] = _Step(plan, last.agent, stage.gate)
+        if stage.undo is not None:
+            last = steps[-1]
+            if last.plan.undo is not None:
+                raise self._invalid(f"the last stage of {inner.name!r} has an undo agent already")
+            plan = last.plan.model_copy(update={"undo": self._undo(stage)})
+            steps[-1] = _Step(plan, last.agent, last.gate)
         return steps
 
     def _check_fits(self, steps: list[_Step]) -> None:
@@ -146,6 +169,7 @@ class Pipeline:
             after = steps[number + 1] if number + 1 < len(steps) else None
             if after:
                 self._check_fit(step.plan.name, step.agent.output_type, after.plan.name, after.agent.input_type)
+            self._check_stand_ins(step, after)
             fallback = step.gate.fallback_agent if step.gate else None
             if fallback is None:
                 continue
@@ -155,6 +179,17 @@ class Pipeline:
             self._check_fit(before.plan.name if before else "the input", given, fallback.name, fallback.input_type)
             if after:
                 self._check_fit(fallback.name, fallback.output_type, after.plan.name, after.agent.input_type)
+
+    def _check_stand_ins(self, step: _Step, after: _Step | None) -> None:
+        """Check that an agent's own fallbacks take what it takes and give what is taken, and that its undo fits."""
+        name = step.plan.name
+        for other in map(self._resolve, step.agent.fallback_agents):
+            self._check_fit(name, step.agent.input_type, other.name, other.input_type)
+            if after:
+                self._check_fit(other.name, other.output_type, after.plan.name, after.agent.input_type)
+        if step.plan.undo is not None:
+            undo = self._resolve(step.plan.undo)
+            self._check_fit(name, step.agent.output_type, undo.name, undo.input_type)
 
     def _check_fit(self, giver: str, given: object, taker: str, taken: object) -> None:
         # JSON is what passes between stages, so what counts is the fields, not the class.

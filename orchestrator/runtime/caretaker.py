@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 from celery import bootsteps
@@ -13,18 +14,20 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from orchestrator.agent import agents
 from orchestrator.patterns.canvas import publish
 from orchestrator.runtime.process import current
+from orchestrator.runtime.waking import publish_runs, wake
 from orchestrator.state import keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from celery import Celery
     from celery.worker import WorkController
 
-    from orchestrator.settings import Settings
-    from orchestrator.state.runs import Due, RunStore
+    from orchestrator.runtime.process import WorkerProcess
+    from orchestrator.state.runs import Due
 
 logger = logging.getLogger(__name__)
 
@@ -34,20 +37,20 @@ LEASE_SWEEPS: Final = 2.5
 
 class Caretaker:
     """
-    Look after the runs of all shards: expired leases, overdue dispatches, due timers, runs past their deadline.
+    Look after the runs of all shards: expired leases, overdue dispatches, due timers, and whose turn it is at a limit.
 
     Args:
         app: publishes what is left of a run.
-        store: of the runs.
-        settings: the sweep, in seconds.
+        process: with the stores, and the settings' `sweep` and `tick`, in seconds.
     """
 
-    def __init__(self, app: Celery, store: RunStore, settings: Settings) -> None:
+    def __init__(self, app: Celery, process: WorkerProcess) -> None:
         self._app = app
-        self._store = store
-        self._sweep = settings.sweep
-        self._shards = keys.shards(settings.shards)
-        self._owner = f"{current().name}:{secrets.token_hex(4)}"
+        self._process = process
+        self._store, self._settings = process.store, process.settings
+        self._shards = keys.shards(process.settings.shards)
+        self._owner = f"{process.name}:{secrets.token_hex(4)}"
+        self._leads = False
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -60,25 +63,49 @@ class Caretaker:
         """Stop the loop and hand the role on at once."""
         self._stopped.set()
         if self._thread is not None:
-            self._thread.join(timeout=self._sweep + 1.0)
+            self._thread.join(timeout=self._settings.sweep + 1.0)
 
     def sweep(self) -> bool:
         """Do one round, if the role is ours. Returns whether it is."""
-        if not self._store.lead(self._owner, self._sweep * LEASE_SWEEPS):
+        self._leads = self._store.lead(self._owner, self._settings.sweep * LEASE_SWEEPS)
+        if not self._leads:
             return False
         for due in self._store.due(self._shards):
             self._look_after(due)
         return True
 
+    def tick(self) -> bool:
+        """
+        See to what is due now, if the role was ours at the last round: two at once do no harm.
+
+        Returns:
+            Whether steps wait for their turn: the next look should come soon, or a limit is not used up.
+        """
+        if not self._leads:
+            return False
+        self._ring(self._store.timers(self._shards))
+        waiting = self._process.guards.waiting()
+        for agent in waiting:
+            wake(self._app, self._process, agent, self._process.guards.grant(agent))
+        return bool(waiting)
+
     def _loop(self) -> None:
-        while not self._stopped.wait(self._sweep):
+        # A round only when its time has come, a look at the timers in between.
+        due = time.monotonic() + self._settings.sweep
+        tick = pause = min(self._settings.tick, self._settings.sweep)
+        while not self._stopped.wait(pause):
+            pause = tick
             try:
-                self.sweep()
+                if time.monotonic() >= due:
+                    due = time.monotonic() + self._settings.sweep
+                    self.sweep()
+                if self.tick():
+                    pause = tick / 4
             except (RedisError, OperationalError) as error:
-                logger.warning("caretaker: %s; trying again in %g s", error, self._sweep)
+                logger.warning("caretaker: %s; trying again in %g s", error, pause)
             except Exception:
                 # A caretaker that ends would leave every run without one.
-                logger.exception("caretaker: a sweep failed; trying again in %g s", self._sweep)
+                logger.exception("caretaker: a sweep failed; trying again in %g s", pause)
         try:
             self._store.lead(self._owner, 0)
         except RedisError:
@@ -88,7 +115,16 @@ class Caretaker:
         empty: dict[str, bool] = {}
         self._each(due.lost, self._lost)
         self._each(due.overdue, lambda run_id, step: self._redispatch(run_id, step, empty))
-        self._each(due.timers, self._timer)
+
+    def _ring(self, timers: Sequence[tuple[str, str | None]]) -> None:
+        steps = [(run_id, step) for run_id, step in timers if step is not None and not step.startswith("/")]
+        outcomes = self._store.wake(steps)
+        publish_runs(
+            self._app, self._process, [run for (run, _), what in zip(steps, outcomes, strict=True) if what == "ready"]
+        )
+        waiting = [entry for entry, what in zip(steps, outcomes, strict=True) if what == "waiting"]
+        self._each(waiting, self._decide)
+        self._each((entry for entry in timers if entry not in set(steps)), self._deadline)
 
     @staticmethod
     def _each(entries: Iterable[tuple[str, str | None]], care: Callable[[str, str | None], None]) -> None:
@@ -102,19 +138,43 @@ class Caretaker:
                 logger.exception("caretaker: run %s step %s: cannot be handled", run_id, step)
 
     def _lost(self, run_id: str, step: str | None) -> None:
-        if step and self._store.lost(run_id, step) == "ready":
+        if not step:
+            return
+        self._release(run_id, step)
+        outcome = self._store.lost(run_id, step)
+        if outcome in {"ready", "undoing"}:
             logger.warning("run %s step %s: its worker is gone; publishing it again", run_id, step)
             self._publish(run_id)
+        elif outcome in {"delayed", "failed"}:
+            logger.warning("run %s step %s: its worker is gone, not for the first time; %s", run_id, step, outcome)
 
-    def _timer(self, run_id: str, step: str | None) -> None:
-        if step is None:
-            if self._store.expire(run_id) == "cancelled":
-                logger.warning("run %s: its deadline has passed", run_id)
-        elif self._store.decide(run_id, step, None, by="timeout", note="nobody decided in time").what in {
-            "next",
-            "again",
-        }:
+    def _release(self, run_id: str, step: str) -> None:
+        """Give back what a lost attempt took from its guards: the next one takes its own, and counts for itself."""
+        name = self._store.agent_of(run_id, step)
+        agent = agents().get(name)
+        if agent is None or agent.guards(fallback=False) or agent.estimate is not None:
+            wake(self._app, self._process, name, self._process.guards.forget(name, keys.member(run_id, step)))
+
+    def _decide(self, run_id: str, step: str | None) -> None:
+        decided = self._store.decide(run_id, step or "", None, by="timeout", note="nobody decided in time")
+        if decided.what in {"next", "again", "undoing"}:
             self._publish(run_id)
+
+    def _deadline(self, run_id: str, step: str | None) -> None:
+        if step == "/":
+            self._end_children(run_id)
+            return
+        outcome = self._store.expire(run_id) if step is None else self._store.overrun(run_id, step[1:])
+        if outcome in {"cancelled", "failed", "undoing"}:
+            logger.warning("run %s: %s", run_id, "its deadline has passed" if step is None else f"{step[1:]} is late")
+        if outcome == "undoing":
+            self._publish(run_id)
+
+    def _end_children(self, run_id: str) -> None:
+        for child in self._store.children(run_id):
+            if self._store.cancel(child, reason=f"its parent, run {run_id}, has ended", by="parent") == "undoing":
+                self._publish(child)
+        self._store.leave(run_id)
 
     def _redispatch(self, run_id: str, step: str | None, empty: dict[str, bool]) -> None:
         if not step:
@@ -151,7 +211,7 @@ class CaretakerStep(bootsteps.StartStopStep):
     def start(self, worker: WorkController) -> None:
         """Start the role."""
         process = current()
-        self._caretaker = Caretaker(worker.app, process.store, process.settings)
+        self._caretaker = Caretaker(worker.app, process)
         self._caretaker.start()
 
     def stop(self, worker: WorkController) -> None:  # noqa: ARG002  Celery's signature

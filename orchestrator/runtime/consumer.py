@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from typing import TYPE_CHECKING, Final
@@ -132,8 +133,13 @@ class Consumer(CeleryConsumer):
         signals.task_rejected.send(sender=self, message=message, exc=exc)
 
 
+def _body_of(message: Message) -> bytes:
+    return message.body if isinstance(message.body, bytes) else str(message.body).encode()
+
+
 def set_aside(message: Message, reason: str) -> None:
-    """Keep a message with the reason why nobody could read it."""
-    body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
+    """Keep a message with the reason why nobody could read it; whole, so that it can be sent again."""
+    raw = getattr(message, "_raw", None)
+    body = json.dumps(raw).encode() if isinstance(raw, dict) else _body_of(message)
     queue = (message.delivery_info or {}).get("routing_key") or "?"
     current().dead.add(queue=str(queue), reason=reason, body=body)

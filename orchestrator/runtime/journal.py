@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from orchestrator.client import Client
+from orchestrator.errors import LeaseLost, WrongState
 from orchestrator.runtime.bridge import awaited, host_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator.state.runs import Begun, RunStore
+    from celery import Celery
+
+    from orchestrator.runtime.process import WorkerProcess
+    from orchestrator.state.runs import Begun
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,12 +25,14 @@ class StepJournal:
     The journal of one execution of a step.
 
     Args:
-        store: of the runs.
+        process: with the store of the runs.
+        app: publishes child runs.
         begun: the execution; once its lease is lost nothing is recorded any more.
     """
 
-    def __init__(self, store: RunStore, begun: Begun) -> None:
-        self._store, self._begun = store, begun
+    def __init__(self, process: WorkerProcess, app: Celery, begun: Begun) -> None:
+        self._process, self._app, self._begun = process, app, begun
+        self._store = process.store
 
     def recall(self, name: str) -> bytes | None:
         """Return a recorded result."""
@@ -34,6 +41,24 @@ class StepJournal:
     def record(self, name: str, value: bytes) -> bytes:
         """Record a result; what was recorded first stands and is returned."""
         return self._store.record(self._begun, name, value)
+
+    def submit(self, flow: str, value: object, *, key: str, deadline: float | None) -> str:
+        """Submit a child run; the same key finds the one that was submitted before."""
+        client = Client(self._process.settings, app=self._app, connection=self._store.client)
+        begun = self._begun
+        try:
+            run = client.submit(
+                flow,
+                value,
+                key=key,
+                deadline=deadline,
+                priority=begun.priority,
+                tenant=begun.tenant,
+                parent=begun.run_id,
+            )
+        except WrongState:
+            raise LeaseLost(begun.run_id, begun.step.name) from None
+        return run.id
 
     async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a blocking call from a coroutine: of an agent on a shared event loop, without holding up the others."""

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Keeping:
-    on_lost: Callable[[], None]
+@dataclass
+class Keeping:
+    """A lease that is kept until it is lost or a time has passed, in seconds of `time.monotonic()`."""
+
+    on_lost: Callable[[str], None]
     until: float
 
 
@@ -40,30 +42,31 @@ class LeaseKeeper:
     def __init__(self, store: RunStore, *, interval: float) -> None:
         self._store = store
         self._interval = interval
-        self._held: dict[Held, _Keeping] = {}
+        self._held: dict[Held, Keeping] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def held(self, begun: Begun, on_lost: Callable[[], None], *, longest: float) -> Iterator[None]:
+    def held(self, begun: Begun, on_lost: Callable[[str], None], *, longest: float) -> Iterator[Keeping]:
         """
         Keep a step's lease while the block runs.
 
         Args:
             begun: the attempt.
-            on_lost: called at most once, on the keeper's thread, when the run has ended or the step is another's.
+            on_lost: called at most once, on the keeper's thread, with `closed` when the run has ended, and with another
+                word when the step is another's.
             longest: seconds after which the lease is given up: what no pool can interrupt must not hold its step for
                 ever.
         """
         lease = (begun.run_id, begun.step.name, begun.fence)
         with self._lock:
-            self._held[lease] = _Keeping(on_lost, time.monotonic() + longest)
+            self._held[lease] = keeping = Keeping(on_lost, time.monotonic() + longest)
             if self._thread is None:
                 thread = threading.Thread(target=self._renew_for_ever, name=self._thread_name, daemon=True)
                 thread.start()
                 self._thread = thread
         try:
-            yield
+            yield keeping
         finally:
             with self._lock:
                 self._held.pop(lease, None)
@@ -87,7 +90,7 @@ class LeaseKeeper:
             keeping = self._held.pop(lease, None)
         if keeping is not None:
             logger.warning("run %s step %s: lease lost (%s)", lease[0], lease[1], why)
-            keeping.on_lost()
+            keeping.on_lost(why)
 
     def _renew_for_ever(self) -> None:
         pause = threading.Event()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from celery.exceptions import Ignore
+
+DEGRADED: Final = "degraded"
+"""How what an execution returns begins, where a fallback gave its output; also a task event of its own."""
 
 
 class StepOutcome(Ignore):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from orchestrator.runtime.leases import LeaseKeeper
 from orchestrator.settings import get_settings
 from orchestrator.state.connection import connect
 from orchestrator.state.dead import DeadLetters
+from orchestrator.state.guards import Guards
+from orchestrator.state.retry_budget import RetryBudget
 from orchestrator.state.runs import RunStore
 
 if TYPE_CHECKING:
@@ -33,12 +36,23 @@ class WorkerProcess:
         client = connect(settings, BatchingRedis)
         self.store = RunStore(client, settings)
         self.dead = DeadLetters(client)
+        self.guards = Guards(client)
+        self.retries = RetryBudget(client)
+        self._first_attempts: Counter[str] = Counter()
         self._token, self._begins = secrets.token_hex(8), count(1)
         self.leases = LeaseKeeper(self.store, interval=settings.lease / 3)
 
     def nonce(self) -> str:
         """Return a text that no other execution has, of this process or any other."""
         return f"{self._token}.{next(self._begins)}"
+
+    def count(self, agent: str) -> None:
+        """Count a first attempt of an agent that has a retry budget."""
+        self._first_attempts[agent] += 1
+
+    def first_attempts(self, agent: str) -> int:
+        """Return how many there were since this was last asked: they add to the budget when it is next needed."""
+        return self._first_attempts.pop(agent, 0)
 
 
 _processes: dict[int, WorkerProcess] = {}

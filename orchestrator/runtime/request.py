@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from celery.utils.saferepr import saferepr
 from celery.worker.request import Request
 
-from orchestrator.runtime.outcomes import StepOutcome
+from orchestrator.runtime.outcomes import DEGRADED, StepOutcome
 
 if TYPE_CHECKING:
     from billiard.einfo import ExceptionInfo
@@ -30,8 +30,12 @@ class StepRequest(Request):
         """
         Send a task event.
 
-        Where one carries an exception it goes into `result` too, the column that Flower shows and searches.
+        Where one carries an exception it goes into `result` too, the column that Flower shows and searches. An output
+        that a fallback gave is announced by an event of its own before, which Flower's metrics count.
         """
+        # From a prefork child it comes as its repr.
+        if kind == "task-succeeded" and str(fields.get("result")).lstrip("'").startswith(DEGRADED):
+            super().send_event("task-degraded", result=fields["result"])
         if fields.get("exception") == WRAPPER:
             # Of a lost or timed out child billiard gives only its wrapper; the traceback ends in the exception itself.
             lines = [line for line in str(fields.get("traceback")).splitlines() if line.strip('" ')]

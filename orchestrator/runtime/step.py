@@ -1,12 +1,13 @@
-"""The life of a step in a worker: begin, run the agent, judge, commit, carry on."""
+"""The life of a step in a worker: begin, be admitted, run the agent, judge, commit, carry on."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import logging
+import threading
 import time
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from billiard.common import terminate_handler_fired
@@ -18,48 +19,33 @@ from pydantic_core import PydanticSerializationError
 
 from orchestrator.agent import Context, Flag, from_json, to_json
 from orchestrator.client import describe
-from orchestrator.errors import AgentFailed, LeaseLost, PayloadTooLarge
-from orchestrator.patterns.canvas import publish
+from orchestrator.errors import LeaseLost, PayloadTooLarge, RetryLater
 from orchestrator.patterns.flow import flows
 from orchestrator.patterns.gate import Decision
+from orchestrator.resilience.idle import IdleTimeout, IdleWatch, watched
+from orchestrator.runtime.attempt import Attempt, AttemptFailed, Judged, refusal
 from orchestrator.runtime.bridge import Killed, outside_loop_for_long, run_coroutine
+from orchestrator.runtime.failing import follow
+from orchestrator.runtime.guarding import Guarding
+from orchestrator.runtime.interruption import Interruptible
 from orchestrator.runtime.journal import StepJournal
-from orchestrator.runtime.outcomes import StepAgain, StepClosed, StepSuperseded
-from orchestrator.state.runs import Begun, Committed, Refused, milliseconds, shorten
+from orchestrator.runtime.outcomes import StepClosed
+from orchestrator.state.runs import Refused, milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
     from contextlib import AbstractContextManager
 
     from celery import Task
 
     from orchestrator.agent import Agent
+    from orchestrator.runtime.leases import Keeping
     from orchestrator.runtime.process import WorkerProcess
-    from orchestrator.state.runs import Verdict
 
 logger = logging.getLogger(__name__)
 
 HARD_LIMIT_GRACE = 10.0
 """Seconds after an agent's timeout when what did not react is given up: killed in a prefork child, else left alone."""
-
-REFUSALS = {
-    "gone": "there is no such run or step",
-    "done": "the step is done already",
-    "held": "another execution holds the step's lease",
-    "early": "the step is not ready yet",
-    "moved": "the step has fallen back to another agent",
-    "stale": "another execution has taken the step over",
-}
-
-
-@dataclass(frozen=True)
-class Judged:
-    """An output with its gate's verdict, as commit.lua takes it; `reject` is the reason to fail instead."""
-
-    value: bytes
-    verdict: Verdict = "complete"
-    details: dict[str, object] | None = None
-    reject: str | None = None
 
 
 def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: str, step: str) -> str:
@@ -84,41 +70,74 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
     """
     begun = process.store.begin(run_id, step, agent=agent.name, nonce=process.nonce(), worker=process.name)
     if isinstance(begun, Refused):
-        raise _refusal(begun.why)
-    cause: BaseException | None = None
+        raise refusal(begun.why)
+    until = time.monotonic() + begun.remaining
+    attempt = Attempt(task=task, agent=agent, process=process, begun=begun, until=until)
+    if agent.retry is not None and begun.step.attempt == 1:
+        process.count(agent.name)
     try:
-        judged = _work(agent, process, begun)
-        if judged.reject is None:
-            committed = process.store.commit(begun, judged.value, judged.verdict, judged.details)
-            return _carry_on(task, process, begun, judged, committed)
-        reason = judged.reject
+        value = _input(attempt)
+        guarding = Guarding(attempt, value)
+        held_back = guarding.admit()
+        if held_back is not None:
+            return held_back
+        with guarding:
+            return _run(attempt, value, guarding)
     except LeaseLost:
         raise StepClosed("the run has ended, or the step's lease was lost") from None
-    except AgentFailed as failed:
-        reason, cause = failed.args[1], failed.__cause__
+    except AttemptFailed as failed:
+        return follow(attempt, failed)
+
+
+def _input(attempt: Attempt) -> Any:  # noqa: ANN401  the agent's input type
+    agent = attempt.agent
+    try:
+        return from_json(agent.input, attempt.begun.value)
+    except ValidationError as error:
+        why = f"the input does not fit agent {agent.name!r}: {describe(error)}"
+        raise AttemptFailed(why, final=True) from None
+
+
+def _run(attempt: Attempt, value: object, guarding: Guarding) -> str:
+    """Run the handler and its gate; record what came of it, and only then let the guards know."""
+    try:
+        judged = _work(attempt, value)
+        guarding.succeeded(judged)
+        return attempt.commit(judged)
     except PayloadTooLarge as error:
-        reason = str(error)
-    reason = shorten(reason)  # it is in the log, in Flower and in Celery's result too
-    outcome = process.store.fail(begun, reason)
-    if outcome != "failed":
-        raise _refusal(outcome)
-    # With its cause, so that Flower's traceback leads to the agent's line.
-    raise AgentFailed(step, reason) from cause
+        return follow(attempt, AttemptFailed(str(error), final=True))
+    except AttemptFailed as failed:
+        guarding.failed(failed)
+        return follow(attempt, failed)
 
 
-def _refusal(why: str) -> StepSuperseded | StepClosed:
-    return StepClosed("the run has ended") if why == "closed" else StepSuperseded(REFUSALS[why])
-
-
-def _work(agent: Agent[Any, Any], process: WorkerProcess, begun: Begun) -> Judged:
+def _work(attempt: Attempt, value: object) -> Judged:
     """Run the handler on the step's input under its lease, and its gate on the output."""
+    agent = attempt.agent
+    cancelled = Flag()
+    given = _call(attempt, value, cancelled)
+    try:
+        output = agent.output.validate_python(given)
+        written = to_json(agent.output, output)
+    except PydanticSerializationError as error:
+        raise AttemptFailed(f"agent {agent.name!r} returned what cannot be written as JSON: {error}") from error
+    except ValidationError as error:
+        raise AttemptFailed(f"agent {agent.name!r} returned what it does not declare: {describe(error)}") from error
+    longest = agent.timeout + HARD_LIMIT_GRACE
+    keep = attempt.process.leases.held(attempt.begun, lambda _: cancelled.set(), longest=longest)
+    return _judge(attempt, output, written, keep)
+
+
+def _call(attempt: Attempt, value: object, cancelled: Flag) -> object:
+    """Call the handler; what it raises becomes a failed attempt with its reason."""
+    agent, process, begun = attempt.agent, attempt.process, attempt.begun
     step = begun.step
     try:
-        value = from_json(agent.input, begun.value)
         draft = from_json(agent.output, begun.draft) if begun.draft else None
     except ValidationError as error:
-        raise AgentFailed(step.name, f"the input does not fit agent {agent.name!r}: {describe(error)}") from None
-    cancelled = Flag()
+        why = f"the draft does not fit agent {agent.name!r}: {describe(error)}"
+        raise AttemptFailed(why, final=True) from None
+    watch = IdleWatch(agent.idle) if agent.idle is not None else None
     context = Context(
         run_id=begun.run_id,
         flow=begun.flow,
@@ -130,9 +149,11 @@ def _work(agent: Agent[Any, Any], process: WorkerProcess, begun: Begun) -> Judge
         draft=draft,
         tenant=begun.tenant,
         tags=begun.tags,
-        deadline=time.monotonic() + begun.remaining,
+        deadline=attempt.until,
         _cancelled=cancelled,
-        _journal=StepJournal(process.store, begun),
+        _journal=StepJournal(process, attempt.task.app, begun),
+        _account=attempt.account,
+        _watch=watch,
     )
     call = (
         functools.partial(agent.function, context, value)
@@ -142,57 +163,60 @@ def _work(agent: Agent[Any, Any], process: WorkerProcess, begun: Begun) -> Judge
     timeout = min(agent.timeout, begun.remaining)
     try:
         if agent.is_async:
-            given = _run_async(call, process, begun, cancelled, timeout)
-        else:
-            with process.leases.held(begun, cancelled.set, longest=timeout + HARD_LIMIT_GRACE):
-                given = call()
+            return _run_async(call, attempt, cancelled, timeout, watch)
+        with _sync(attempt, cancelled, timeout, watch):
+            return call()
     except LeaseLost:
         raise
+    except RetryLater as error:
+        raise AttemptFailed(error.args[1] or str(error)) from error
     except (TimeoutError, SoftTimeLimitExceeded) as error:
-        logger.exception("run %s step %s: timed out", begun.run_id, step.name)
-        limit = f"timed out after {agent.timeout:g} s" if timeout == agent.timeout else "the run's deadline passed"
-        own = str(error) and not isinstance(error, SoftTimeLimitExceeded)  # a TimeoutError the handler raised itself
-        raise AgentFailed(step.name, f"{type(error).__name__}: {error}" if own else limit) from error
+        if isinstance(error, SoftTimeLimitExceeded) and cancelled.is_set():
+            raise LeaseLost(begun.run_id, step.name) from None
+        raise AttemptFailed(_timed_out(attempt, error, timeout, watch)) from error
     except (WorkerShutdown, WorkerTerminate, Killed, GreenletExit):
         raise
     except BaseException as error:
         if isinstance(error, SystemExit) and terminate_handler_fired():
             raise  # not the handler's: this child has been told to end
-        # Whatever a handler raises fails its step, with the reason; retry and fallback will be decided here.
+        # Whatever a handler raises fails its attempt, with the reason.
         # `sys.exit` in a library, or the cancellation of a task of its own, is no reason to end a worker's process.
         logger.exception("run %s step %s: agent %s raised", begun.run_id, step.name, agent.name)
-        raise AgentFailed(step.name, f"{type(error).__name__}: {error}") from error
-    try:
-        output = agent.output.validate_python(given)
-        written = to_json(agent.output, output)
-    except PydanticSerializationError as error:
-        raise AgentFailed(step.name, f"agent {agent.name!r} returned what cannot be written as JSON: {error}") from None
-    except ValidationError as error:
-        raise AgentFailed(
-            step.name, f"agent {agent.name!r} returned what it does not declare: {describe(error)}"
-        ) from None
-    keep = process.leases.held(begun, cancelled.set, longest=agent.timeout + HARD_LIMIT_GRACE)
-    return _judge(begun, output, written, keep)
+        raise AttemptFailed(f"{type(error).__name__}: {error}") from error
 
 
-def _judge(begun: Begun, output: object, value: bytes, keep: AbstractContextManager[None]) -> Judged:
+def _timed_out(attempt: Attempt, error: BaseException, timeout: float, watch: IdleWatch | None) -> str:
+    agent, begun = attempt.agent, attempt.begun
+    logger.warning("run %s step %s: timed out", begun.run_id, begun.step.name, exc_info=error)
+    if isinstance(error, IdleTimeout):
+        return str(error)
+    if isinstance(error, SoftTimeLimitExceeded):
+        if watch is not None and watch.remaining() <= 0:
+            return str(IdleTimeout(watch.limit))
+    elif str(error):  # a TimeoutError the handler raised itself
+        return f"{type(error).__name__}: {error}"
+    if timeout == agent.timeout:
+        return f"timed out after {agent.timeout:g} s"
+    return "the run's deadline passed" if begun.step.until_ms is None else "the time the step or its run has is over"
+
+
+def _judge(attempt: Attempt, output: object, value: bytes, keep: AbstractContextManager[Keeping]) -> Judged:
     """Ask the step's gate, which may take its time: `keep` the lease. A fallback's output passes, the last resort."""
+    begun = attempt.begun
     step = begun.step
     if not step.gated or step.degraded:
         return Judged(value)
     flow = flows().get(begun.flow)
     gate = flow.gate_of(step.name) if flow else None
     if gate is None:
-        raise AgentFailed(
-            step.name,
-            f"this worker does not know flow {begun.flow!r} with a gate here; add its module to CELERIAC_AGENTS",
-        )
+        why = f"this worker does not know flow {begun.flow!r} with a gate here; add its module to CELERIAC_AGENTS"
+        raise AttemptFailed(why, judged=True)
     try:
         with keep:
             decision = outside_loop_for_long(gate.decide, output, sent_back=step.sent_back)
     except Exception as error:
         logger.exception("run %s step %s: the gate raised", begun.run_id, step.name)
-        raise AgentFailed(step.name, f"its gate raised {type(error).__name__}: {error}") from error
+        raise AttemptFailed(f"its gate raised {type(error).__name__}: {error}", judged=True) from error
     fallback = gate.fallback_agent
     match decision:
         case Decision("pass"):
@@ -205,55 +229,66 @@ def _judge(begun: Begun, output: object, value: bytes, keep: AbstractContextMana
             details = {"question": question, "timeout_ms": milliseconds(gate.timeout), "default": gate.default}
             return Judged(value, "wait", details | ({"fallback": fallback.name} if fallback else {}))
         case _:
-            return Judged(value, reject=f"rejected by its gate: {decision.reason}")
+            raise AttemptFailed(f"rejected by its gate: {decision.reason}", judged=True)
 
 
-def _carry_on(task: Task, process: WorkerProcess, begun: Begun, judged: Judged, committed: Committed) -> str:
-    """
-    Let what the commit made ready follow.
+@contextmanager
+def _sync(attempt: Attempt, cancelled: Flag, timeout: float, watch: IdleWatch | None) -> Iterator[None]:
+    """Keep the lease of a sync handler, and interrupt it where its run has ended or it shows no sign of life."""
+    grace = attempt.process.settings.cancel_grace
+    over = threading.Event()
+    block = Interruptible()
 
-    Celery carries the chain on where its next link is the step that is ready. Otherwise (the chain's window is used
-    up, the message came alone from the caretaker, the gate turned the run) the canvas is compiled anew.
-    """
-    if committed.what in {"stale", "closed"}:
-        raise _refusal(committed.what)
-    chain = task.request.chain
-    if committed.what == "next" and chain and chain[-1]["kwargs"].get("step") == committed.step:
-        return f"completed → {committed.step}"
-    task.request.chain = None
-    if committed.what in {"next", "again"}:
-        publish(task.app, process.store.load(begun.run_id))
-    if committed.what == "again":
-        details = judged.details or {}
-        fallback = details.get("agent")
-        why = shorten(str(details.get("reason" if fallback else "feedback", "")))
-        raise StepAgain(f"falls back to {fallback}: {why}" if fallback else f"{committed.step} runs again: {why}")
-    return {"waiting": "waiting for a person", "finished": "completed, the run is done"}.get(
-        committed.what, f"completed → {committed.step}"
-    )
+    def lost(why: str) -> None:
+        cancelled.set()
+        threading.Timer(grace if why == "closed" else 0.0, block.interrupt).start()
+
+    def look(keeping: Keeping, watch: IdleWatch) -> None:
+        while not over.wait(watch.remaining()):
+            if watch.remaining() <= 0:
+                block.interrupt()
+                # What cannot be interrupted must not keep its lease.
+                keeping.until = min(keeping.until, time.monotonic() + HARD_LIMIT_GRACE)
+                return
+
+    try:
+        with attempt.process.leases.held(attempt.begun, lost, longest=timeout + HARD_LIMIT_GRACE) as keeping, block:
+            if watch is not None:
+                watch.beat()
+                threading.Thread(target=look, args=(keeping, watch), name="celeriac-idle", daemon=True).start()
+            yield
+    finally:
+        over.set()
 
 
 def _run_async(
     call: Callable[[], Coroutine[Any, Any, object]],
-    process: WorkerProcess,
-    begun: Begun,
+    attempt: Attempt,
     cancelled: Flag,
     timeout: float,
+    watch: IdleWatch | None,
 ) -> object:
-    """Run a coroutine under its lease; a lost one cancels it, so that its `finally` blocks run at once."""
+    """
+    Run a coroutine under its lease.
+
+    A lost one cancels it at once, so that its `finally` blocks run; one whose run was cancelled has a grace time.
+    """
+    process, begun = attempt.process, attempt.begun
+    grace = process.settings.cancel_grace
 
     async def under_lease() -> tuple[object, BaseException | None]:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
-        def lost() -> None:
+        def lost(why: str) -> None:
             cancelled.set()
             if task is not None:
-                loop.call_soon_threadsafe(task.cancel)
+                delay = grace if why == "closed" else 0.0
+                loop.call_soon_threadsafe(lambda: loop.call_later(delay, task.cancel))
 
         with process.leases.held(begun, lost, longest=timeout + HARD_LIMIT_GRACE):
             try:
                 async with asyncio.timeout(timeout):
-                    return await call(), None
+                    return await (call() if watch is None else watched(call(), watch)), None
             except asyncio.CancelledError:
                 if cancelled.is_set():
                     raise LeaseLost(begun.run_id, begun.step.name) from None

@@ -95,8 +95,8 @@ def start(
         flow: the flow's name.
         input: its input, as JSON data.
         others: refused.
-        options: `key`, `deadline`, `priority`, `tenant`, `tags`, as of Client.submit. Without a key the message's own
-            id serves, so that a redelivered message starts no second run.
+        options: `key`, `deadline`, `priority`, `tenant`, `tags`, `budget` (an object), as of Client.submit. Without a
+            key the message's own id serves, so that a redelivered message starts no second run.
 
     Returns:
         The run's id; of a run that failed with the reason where anything is refused.

@@ -48,7 +48,7 @@ class Execution(Generic[T]):
             logger.debug("interrupted at its end", exc_info=True)
         finally:
             with self._lock:
-                _raise_in(threading.get_ident(), None)  # what arrived too late must not hit the next call
+                raise_in(threading.get_ident(), None)  # what arrived too late must not hit the next call
                 self._thread = None
 
     def report(self) -> None:
@@ -59,7 +59,7 @@ class Execution(Generic[T]):
         """Raise an exception in the call, if it still runs."""
         with self._lock:
             if self._thread is not None:
-                _raise_in(self._thread, kind)
+                raise_in(self._thread, kind)
 
     def give_up(self) -> None:
         """End the call where Python can, and let its thread go."""
@@ -67,7 +67,8 @@ class Execution(Generic[T]):
         self.interrupt(Killed)
 
 
-def _raise_in(thread: int, kind: type[BaseException] | None) -> None:
+def raise_in(thread: int, kind: type[BaseException] | None) -> None:
+    """Raise an exception in a thread at its next bytecode; None: take back one that was not raised yet."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(kind) if kind else None)
 
 

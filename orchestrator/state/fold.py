@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from orchestrator.messages import Event
 
-UNFINISHED = frozenset({"pending", "ready", "running", "waiting"})
+ENDED = frozenset({"completed", "failed", "cancelled"})
 
 
 class UnknownEventError(ValueError):
@@ -60,14 +60,38 @@ class _Folding:
         yield self.steps[gated]
 
     def ready(self, step: dict[str, object], event: Event) -> None:
+        _settle(step)
         step.update(status="ready", dispatches=1, ready_ms=event.at_ms)
+        step["first_ms"] = step.get("first_ms") or event.at_ms
+        if step.get("within_ms") and not step.get("until_ms"):
+            step["until_ms"] = event.at_ms + cast("int", step["within_ms"])
+
+    def close(self) -> None:
+        """End what is unfinished."""
+        for step in self.steps.values():
+            if step["status"] not in ENDED:
+                _settle(step)
+                step["status"] = "cancelled"
 
     def end(self, status: str, event: Event) -> None:
+        if status != "completed" or event.data.get("partial"):
+            self.close()
         self.run.update(status=status, ended_ms=event.at_ms)
-        for step in self.steps.values():
-            if step["status"] in UNFINISHED:
-                step.update(status="cancelled")
-                step.pop("waiting", None)
+        self.run.pop("ending", None)
+        for fact in ("reason", "output", "partial"):
+            if fact in event.data:
+                self.run[fact] = event.data[fact]
+        if "kind" in event.data:
+            self.run["failure"] = {name: event.data[name] for name in ("kind", "step") if name in event.data}
+
+
+def _settle(step: dict[str, object]) -> None:
+    for name in ("waiting", "due_ms", "why"):
+        step.pop(name, None)
+
+
+def _spent(step: dict[str, object], event: Event) -> None:
+    step.update({name: event.data[name] for name in ("tokens", "cost") if name in event.data})
 
 
 def _run_submitted(folding: _Folding, event: Event) -> None:
@@ -86,24 +110,36 @@ def _step_started(folding: _Folding, event: Event) -> None:
     data, step = event.data, folding.step(event)
     step.update(status="running", started_ms=event.at_ms, attempt=data["attempt"], begins=data["begins"])
     step.update(fence=data["fence"], worker=data["worker"])
-    folding.run["status"] = "running"
+    if folding.run["status"] != "undoing":
+        folding.run["status"] = "running"
 
 
 def _step_completed(folding: _Folding, event: Event) -> None:
-    step = folding.step(event)
-    step.update(status="completed", output=event.data["output"], ended_ms=event.at_ms)
-    if step.get("next"):
+    data, step = event.data, folding.step(event)
+    _settle(step)
+    _spent(step, event)
+    step.update(status="completed", output=data["output"], ended_ms=event.at_ms)
+    if "reason" in data:
+        step.update(degraded=True, reason=data["reason"])
+    undoes = step.get("undoes")
+    if undoes:
+        folding.steps[str(undoes)]["undone"] = True
+    if step.get("next") and not data.get("partial"):
         following = folding.steps[str(step["next"])]
-        following["input"] = event.data["output"]
+        if not undoes:
+            following["input"] = data["output"]
         folding.ready(following, event)
 
 
 def _step_revised(folding: _Folding, event: Event) -> None:
+    _spent(folding.step(event), event)
     span = list(folding.span(event))
     for step in span:
         step.update(status="pending", attempt=0, revision=cast("int", step.get("revision", 0)) + 1)
         if first := step.pop("instead_of", None):
-            step.update(agent=first, degraded=False, reason=None)
+            step["agent"] = first
+        for name in ("degraded", "reason", "first_ms", "until_ms", "rung", "losses", "strikes"):
+            step.pop(name, None)
     for step in span[:-1]:
         step.pop("sent_back", None)
     span[-1]["sent_back"] = cast("int", span[-1].get("sent_back", 0)) + 1
@@ -119,13 +155,17 @@ def _step_fell_back(folding: _Folding, event: Event) -> None:
     data, step = event.data, folding.step(event)
     step.setdefault("instead_of", step["agent"])
     step.update(agent=data["agent"], input=data["input"], reason=data["reason"], degraded=True, attempt=0)
-    step.pop("output", None)
-    step.pop("draft", None)
+    if "rung" in data:
+        step["rung"] = data["rung"]
+    _spent(step, event)
+    for name in ("output", "draft", "first_ms", "losses", "strikes"):
+        step.pop(name, None)
     folding.ready(step, event)
 
 
 def _step_waiting(folding: _Folding, event: Event) -> None:
     data, step = event.data, folding.step(event)
+    _spent(step, event)
     step.update(status="waiting", output=data["output"], waiting=data["waiting"])
     folding.run["status"] = "waiting"
 
@@ -138,6 +178,21 @@ def _step_decided(folding: _Folding, event: Event) -> None:
 
 
 def _step_lost(folding: _Folding, event: Event) -> None:
+    data, step = event.data, folding.step(event)
+    step.update({name: data[name] for name in ("losses", "strikes") if name in data})
+    if "due_ms" in data:
+        step.update(status="delayed", due_ms=data["due_ms"], why=data["why"])
+    else:
+        folding.ready(step, event)
+
+
+def _step_delayed(folding: _Folding, event: Event) -> None:
+    data, step = event.data, folding.step(event)
+    _spent(step, event)
+    step.update(status="delayed", due_ms=data["due_ms"], why=data["why"], attempt=data["attempt"])
+
+
+def _step_ready(folding: _Folding, event: Event) -> None:
     folding.ready(folding.step(event), event)
 
 
@@ -151,22 +206,78 @@ def _step_redispatched(folding: _Folding, event: Event) -> None:
 
 
 def _step_failed(folding: _Folding, event: Event) -> None:
-    folding.step(event).update(status="failed", reason=event.data["reason"], ended_ms=event.at_ms)
+    data, step = event.data, folding.step(event)
+    _settle(step)
+    _spent(step, event)
+    step.update(status="failed", reason=data["reason"], ended_ms=event.at_ms)
+    step.update({name: data[name] for name in ("losses", "strikes") if name in data})
+    undoes = step.get("undoes")
+    if undoes:
+        ending = cast("dict[str, object]", folding.run["ending"])
+        ending.update(status="failed", kind="undo", step=data["step"])
+        if "ending" in data:
+            ending["reason"] = data["ending"]
+        if step.get("next"):
+            folding.ready(folding.steps[str(step["next"])], event)
+
+
+def _run_undoing(folding: _Folding, event: Event) -> None:
+    folding.close()
+    data = dict(event.data)
+    plan = cast("list[dict[str, object]]", data.pop("steps"))
+    ending = {name: data[name] for name in ("status", "reason", "kind", "step", "by") if name in data}
+    folding.run.update(status="undoing", deadline_ms=data["deadline_ms"], ending=ending)
+    for item in plan:
+        step = {"status": "pending", **item}
+        folding.steps[str(step.pop("name"))] = step
+    folding.ready(folding.steps[str(plan[0]["name"])], event)
+
+
+def _run_redriven(folding: _Folding, event: Event) -> None:
+    data = event.data
+    for name, step in list(folding.steps.items()):
+        if step.get("undoes"):
+            del folding.steps[name]
+    for name in cast("list[str]", data["reset"] or []):
+        step = folding.steps[name]
+        if name in cast("list[str]", data["revised"] or []):
+            step["revision"] = cast("int", step.get("revision", 0)) + 1
+        _settle(step)
+        if first := step.pop("instead_of", None):
+            step["agent"] = first
+        for gone in _OF_WHAT_WAS_DONE:
+            step.pop(gone, None)
+        step.update(status="pending", attempt=0)
+        if name != data["step"]:
+            step.pop("input", None)
+    for gone in ("ended_ms", "reason", "failure", "output", "partial"):
+        folding.run.pop(gone, None)
+    folding.run.update(status="running", deadline_ms=data["deadline_ms"])
+    step = folding.step(event)
+    step.update(input=data["input"], agent=data["agent"])
+    folding.ready(step, event)
+
+
+_OF_WHAT_WAS_DONE = (
+    *("output", "draft", "reason", "degraded", "undone", "rung", "losses", "strikes"),
+    *("ended_ms", "first_ms", "until_ms", "decision", "sent_back"),
+)
+
+
+def _dead_letter_dropped(folding: _Folding, event: Event) -> None:  # noqa: ARG001  the handlers' signature
+    folding.run.pop("failure", None)
 
 
 def _run_completed(folding: _Folding, event: Event) -> None:
     folding.end("completed", event)
-    folding.run["output"] = event.data["output"]
 
 
 def _run_failed(folding: _Folding, event: Event) -> None:
     folding.end("failed", event)
-    folding.run["reason"] = event.data["reason"]
 
 
 def _run_cancelled(folding: _Folding, event: Event) -> None:
     folding.end("cancelled", event)
-    folding.run["reason"] = event.data["reason"]
 
 
 _HANDLERS: dict[str, Callable[[_Folding, Event], None]] = {
@@ -178,9 +289,14 @@ _HANDLERS: dict[str, Callable[[_Folding, Event], None]] = {
     "StepWaiting": _step_waiting,
     "StepDecided": _step_decided,
     "StepLost": _step_lost,
+    "StepDelayed": _step_delayed,
+    "StepReady": _step_ready,
     "EffectRecorded": _effect_recorded,
     "StepRedispatched": _step_redispatched,
     "StepFailed": _step_failed,
+    "RunUndoing": _run_undoing,
+    "RunRedriven": _run_redriven,
+    "DeadLetterDropped": _dead_letter_dropped,
     "RunCompleted": _run_completed,
     "RunFailed": _run_failed,
     "RunCancelled": _run_cancelled,

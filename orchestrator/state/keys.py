@@ -18,7 +18,7 @@ ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sor
 TIME_DIGITS: Final = 10
 RANDOM_DIGITS: Final = 12
 ID_LENGTH: Final = TIME_DIGITS + RANDOM_DIGITS + 2
-STATUSES: Final = ("queued", "running", "waiting", "completed", "failed", "cancelled")
+STATUSES: Final = ("queued", "running", "waiting", "completed", "failed", "cancelled", "undoing")
 
 CARETAKER: Final = "{caretaker}:lease"
 """string: which worker is the caretaker; lives as long as its lease."""
@@ -36,7 +36,7 @@ def _owned(tenant: str, key: str) -> bytes:
     return f"{len(tenant)}:{tenant}{key}".encode()
 
 
-def new_run_id(shards: int, key: str | None = None, tenant: str = "") -> str:
+def new_run_id(shards: int, key: str | None = None, tenant: str = "", parent: str | None = None) -> str:
     """
     Make a run id: 10 digits of time (ms), 12 random, 2 of the shard; ids sort by time.
 
@@ -44,10 +44,12 @@ def new_run_id(shards: int, key: str | None = None, tenant: str = "") -> str:
         shards: how many there are, 1 to 256.
         key: an idempotency key decides the shard, so that two submissions meet in one hash slot.
         tenant: keys are the tenant's own.
+        parent: a child's shard is its parent's, so that one script can look at both.
     """
     shard = secrets.randbelow(shards) if key is None else crc32(_owned(tenant, key)) % shards
     now = _base32(time.time_ns() // 1_000_000, TIME_DIGITS)
-    return f"{now}{_base32(secrets.randbits(5 * RANDOM_DIGITS), RANDOM_DIGITS)}{shard:02x}"
+    place = f"{shard:02x}" if parent is None else parent[-2:]
+    return f"{now}{_base32(secrets.randbits(5 * RANDOM_DIGITS), RANDOM_DIGITS)}{place}"
 
 
 def is_run_id(text: object) -> bool:
@@ -83,6 +85,11 @@ def events(run_id: str) -> str:
     return f"{run(run_id)}:events"
 
 
+def children(run_id: str) -> str:
+    """set: the runs that a run's steps have submitted. As `run`."""
+    return f"{run(run_id)}:children"
+
+
 def blob(run_id: str, name: str) -> str:
     """string: one large value, compressed. Expires `retention` after the run's deadline at the latest."""
     return f"{run(run_id)}:blob:{name}"
@@ -99,7 +106,12 @@ def leases(shard: str) -> str:
 
 
 def timers(shard: str) -> str:
-    """zset: run deadlines (`run`) and gate timeouts (`run/step`), by due time (ms). Permanent; empties itself."""
+    """
+    zset: what is due when (ms). Permanent; empties itself.
+
+    A run's deadline (`run`), a step's delay or gate (`run/step`), the time by which a step must be done (`run//step`),
+    children to be ended (`run//`).
+    """
     return f"{shard}:timers"
 
 
@@ -113,10 +125,20 @@ def index(shard: str, status: str) -> str:
     return f"{shard}:runs:{status}"
 
 
+def dead(shard: str) -> str:
+    """zset: failed runs that are dead letters, by expiry (ms). Permanent; the caretaker trims it."""
+    return f"{shard}:dead"
+
+
 def idempotency(run_id: str, tenant: str, key: str) -> str:
     """string: run id and digest of what was submitted under a key. Expires `retention` after the run's deadline."""
     digest = sha256(_owned(tenant, key)).hexdigest()[:32]
     return f"{shard_of(run_id)}:key:{digest}"
+
+
+def retry_budget(agent: str) -> str:
+    """hash: what is left of an agent's retry budget. Expires an hour after the last retry it has given out."""
+    return f"{{guards}}:retries:{agent}"
 
 
 def of_run(run_id: str) -> list[str]:
@@ -131,6 +153,8 @@ def of_run(run_id: str) -> list[str]:
         timers(shard),
         marks(shard),
         *(index(shard, status) for status in STATUSES),
+        dead(shard),
+        children(run_id),
     ]
 
 
@@ -143,3 +167,63 @@ def split_member(text: str) -> tuple[str, str | None]:
     """Take an index entry apart: the run, and the step where there is one."""
     run_id, _, step = text.partition("/")
     return run_id, step or None
+
+
+# Guards: one hash slot for all of them, so that one script takes all that a call needs, or nothing.
+
+GUARDS: Final = "{guards}"
+
+GUARD_MEMBERS: Final = f"{GUARDS}:members"
+"""hash: what each waiting or running call asked for and holds. Permanent; empties itself."""
+
+GUARD_HOLDS: Final = f"{GUARDS}:holds"
+"""zset: the calls that hold something, by when it is taken back from them (ms). Permanent; empties itself."""
+
+GUARD_WAITING: Final = f"{GUARDS}:waiting"
+"""set: agents with calls that wait for their turn. Permanent; empties itself."""
+
+GUARD_BREAKERS: Final = f"{GUARDS}:breakers"
+"""hash: the breakers' keys by name. Permanent; a name whose breaker has expired leaves when the list is read."""
+
+GUARD_BUDGETS: Final = f"{GUARDS}:budgets"
+"""set: names of budgets that do not expire. Permanent; an operator's."""
+
+
+def guard_queue(agent: str) -> str:
+    """zset: an agent's calls that wait, in the order of their turns. Permanent; empties itself."""
+    return f"{GUARDS}:queue:{agent}"
+
+
+def guard_turns(agent: str) -> str:
+    """hash: where each tenant stands in an agent's queue. Permanent; goes with the queue."""
+    return f"{GUARDS}:turns:{agent}"
+
+
+def breaker(name: str) -> str:
+    """hash: a breaker. Expires a day after its last call and longest wait; forced by an operator it is permanent."""
+    return f"{GUARDS}:breaker:{name}"
+
+
+def rate(name: str, per_ms: int) -> str:
+    """hash: what was taken of a rate, by slice of time. Expires when nothing of it counts any more."""
+    return f"{GUARDS}:rate:{per_ms}:{name}"
+
+
+def slots(name: str) -> str:
+    """hash: calls under way, in all and by tenant. Permanent; empties itself."""
+    return f"{GUARDS}:slots:{name}"
+
+
+def gate(agent: str) -> str:
+    """string: until when an agent without limits and breakers may not go on (ms). Expires then."""
+    return f"{GUARDS}:gate:{agent}"
+
+
+def budget(name: str) -> str:
+    """hash: what may be and was spent. A run's expires as it was told; a tenant's is permanent, an operator's."""
+    return f"{GUARDS}:budget:{name}"
+
+
+def good(agent: str, digest: str) -> str:
+    """string: an agent's last good output, for an input or any. Expires as it was told."""
+    return f"{GUARDS}:good:{agent}:{digest}"

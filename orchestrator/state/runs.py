@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import groupby
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 from redis.exceptions import NoScriptError
 
 from orchestrator.errors import LeaseLost, RunNotFound, WrongState
-from orchestrator.messages import Event, RunState, StepState
+from orchestrator.messages import Event, RunBudget, RunState, StepState
 from orchestrator.state import keys
 from orchestrator.state.payload import Payloads
 from orchestrator.state.scripts import Scripts
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from orchestrator.settings import Settings
     from orchestrator.state.scripts import Held, Renewal
 
-Verdict = Literal["complete", "revise", "fallback", "wait"]
+Spent = tuple[int, float]
+"""Tokens and cost."""
+Verdict = Literal["complete", "partial", "revise", "fallback", "wait"]
+NOTHING_SPENT: Final[Spent] = (0, 0.0)
 LONGEST_REDISPATCH_MS: Final = 300_000
 DUE_LIMIT: Final = 500
 MAX_REASON: Final = 500
@@ -75,14 +79,20 @@ class Submission:
     tenant: str = "default"
     tags: Mapping[str, str]
     refused: str = ""
+    parent: str | None = None
+    budget: RunBudget | None = None
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """Which run a submission led to: a new one, the one its key had made before, or one its key belongs to."""
+    """
+    Which run a submission led to: a new one, the one its key had made before, or one its key belongs to.
+
+    `closed`: none, the run that was to be its parent has ended.
+    """
 
     run_id: str
-    what: Literal["created", "existing", "conflict"]
+    what: Literal["created", "existing", "conflict", "closed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +107,8 @@ class Begun:
     flow: str
     tenant: str
     tags: dict[str, str]
+    priority: Priority
+    budgets: tuple[RunBudget, ...]
     remaining: float
     ttl_ms: int
 
@@ -122,11 +134,10 @@ class Committed:
 
 @dataclass(frozen=True)
 class Due:
-    """What one shard's caretaker has to look at: (run, step) pairs; a timer without step is the run's deadline."""
+    """What one shard's caretaker has to look at in each round: (run, step) pairs."""
 
     lost: list[tuple[str, str | None]]
     overdue: list[tuple[str, str | None]]
-    timers: list[tuple[str, str | None]]
 
 
 def _committed(reply: list[bytes]) -> Committed:
@@ -163,11 +174,12 @@ class RunStore:
 
         The inputs' sizes were checked before.
         """
-        ids = [keys.new_run_id(self.settings.shards, one.key, one.tenant) for one in submissions]
+        ids = [keys.new_run_id(self.settings.shards, one.key, one.tenant, one.parent) for one in submissions]
         holders = self._holders(ids, submissions)
         sent: list[tuple[str, bytes]] = []
         for run_id, submission in zip(ids, submissions, strict=True):
-            ttl_ms = milliseconds(submission.deadline) + milliseconds(submission.retention)
+            kept = max(submission.retention, self.settings.dead_retention)
+            ttl_ms = milliseconds(submission.deadline) + milliseconds(kept)
             sent.append((run_id, self.payloads.put(run_id, "input", submission.value, ttl_ms=ttl_ms)))
         try:
             replies = self._send(holders, submissions, sent)
@@ -202,7 +214,7 @@ class RunStore:
             # Also where the first reply was lost and the call was sent again: who else would know this id?
             return Submitted(run_id, "created")
         self.payloads.drop(run_id, stored)
-        return Submitted(found, cast('Literal["existing", "conflict"]', what))
+        return Submitted(found, cast('Literal["existing", "conflict", "closed"]', what))
 
     def _submit(
         self, run_id: str, holder: str, submission: Submission, stored: bytes, pipe: Pipeline | None
@@ -215,6 +227,8 @@ class RunStore:
         }
         if submission.key is not None:
             facts["key"] = submission.key
+        if submission.budget is not None:
+            facts["budget"] = submission.budget.model_dump(exclude_none=True)
         if submission.plan:
             facts["steps"] = [step.model_dump(exclude_defaults=True) for step in submission.plan]
         digest = ""
@@ -224,6 +238,7 @@ class RunStore:
             run_id,
             keys.idempotency(run_id, submission.tenant, submission.key or ""),
             holder,
+            submission.parent or run_id,
             plan=json.dumps(facts),
             value=stored,
             deadline_ms=milliseconds(submission.deadline),
@@ -231,6 +246,7 @@ class RunStore:
             dispatch_ms=self._dispatch_ms,
             refused=shorten(submission.refused),
             digest=digest,
+            dead_ms=milliseconds(self.settings.dead_retention),
             pipe=pipe,
         )
 
@@ -253,15 +269,16 @@ class RunStore:
         reply = self._scripts.begin(run_id, step, agent=agent, nonce=nonce, lease_ms=self._lease_ms, worker=worker)
         if reply[0] != b"execute":
             return Refused(reply[0].decode())
-        record, value, draft, flow, tenant, tags, deadline_ms, now_ms, retention_ms = reply[1:]
+        record, value, draft, flow, tenant, tags, deadline_ms, now_ms, keep_ms, priority, budgets = reply[1:]
         state = StepState.model_validate({"name": step, **json.loads(record)})
-        remaining_ms = int(deadline_ms) - int(now_ms)
+        run_left_ms = int(deadline_ms) - int(now_ms)
+        left_ms = run_left_ms if state.until_ms is None else min(run_left_ms, state.until_ms - int(now_ms))
         try:
             given = self.payloads.get(run_id, value)
             revised = self.payloads.get(run_id, draft) if draft else None
         except WrongState as error:
             # Trying again will not bring it back: the run says why now, not after its last attempt.
-            self._scripts.fail(run_id, step, fence=state.fence or "", reason=shorten(error.args[1]))
+            self._fail(run_id, step, state.fence or "", error.args[1], "failed", NOTHING_SPENT)
             raise
         return Begun(
             run_id=run_id,
@@ -272,8 +289,10 @@ class RunStore:
             flow=flow.decode(),
             tenant=tenant.decode(),
             tags=json.loads(tags),
-            remaining=remaining_ms / 1000,
-            ttl_ms=remaining_ms + int(retention_ms),
+            priority=cast("Priority", priority.decode()),
+            budgets=tuple(RunBudget.model_validate(one) for one in json.loads(budgets) or ()),
+            remaining=left_ms / 1000,
+            ttl_ms=run_left_ms + int(keep_ms),
         )
 
     def renew(self, leases: Sequence[Held]) -> list[Renewal]:
@@ -289,7 +308,12 @@ class RunStore:
         return [renewed[number] for number in range(len(leases))]
 
     def commit(
-        self, begun: Begun, value: bytes, verdict: Verdict = "complete", details: Mapping[str, object] | None = None
+        self,
+        begun: Begun,
+        value: bytes,
+        verdict: Verdict = "complete",
+        details: Mapping[str, object] | None = None,
+        spent: Spent = NOTHING_SPENT,
     ) -> Committed:
         """
         Record a step's output and make ready what follows, in one round trip.
@@ -299,6 +323,7 @@ class RunStore:
             value: its output, JSON.
             verdict: the gate's.
             details: what the verdict needs: see commit.lua.
+            spent: what the attempt has used.
 
         Returns:
             next, finished, again or waiting; stale or closed: nothing was written.
@@ -319,6 +344,8 @@ class RunStore:
             verdict=verdict,
             details=json.dumps(said),
             dispatch_ms=self._dispatch_ms,
+            tokens=spent[0],
+            cost=spent[1],
         )
         committed = _committed(reply)
         if committed.what in {"stale", "closed"}:
@@ -357,9 +384,94 @@ class RunStore:
             raise WrongState(begun.run_id, f"step {begun.step.name!r} has recorded {MAX_EFFECTS} results, no more fit")
         raise LeaseLost(begun.run_id, begun.step.name)
 
-    def fail(self, begun: Begun, reason: str) -> str:
-        """Fail a step and its run. Returns `failed`; `stale` or `closed`: nothing was written."""
-        return self._scripts.fail(begun.run_id, begun.step.name, fence=begun.fence, reason=shorten(reason)).decode()
+    def fail(self, begun: Begun, reason: str, *, late: bool = False, spent: Spent = NOTHING_SPENT) -> str:
+        """
+        Fail a step and its run, which becomes a dead letter.
+
+        Args:
+            begun: the attempt.
+            reason: why.
+            late: whether its time was over.
+            spent: what the attempt has used.
+
+        Returns:
+            failed; undoing: publish what undoes the run; stale or closed: nothing was written.
+        """
+        return self._fail(begun.run_id, begun.step.name, begun.fence, reason, "deadline" if late else "failed", spent)
+
+    def _fail(self, run_id: str, step: str, fence: str, reason: str, kind: str, spent: Spent) -> str:
+        return self._scripts.fail(
+            run_id,
+            step,
+            fence=fence,
+            reason=shorten(reason),
+            kind=kind,
+            dispatch_ms=self._dispatch_ms,
+            tokens=spent[0],
+            cost=spent[1],
+        ).decode()
+
+    def postpone(
+        self,
+        begun: Begun,
+        delay: float,
+        why: str,
+        *,
+        counts: bool = True,
+        total: float | None = None,
+        spent: Spent = NOTHING_SPENT,
+    ) -> str:
+        """
+        Give a step back that is to run again later; a timer brings it, no worker waits.
+
+        Args:
+            begun: the attempt.
+            delay: seconds.
+            why: for people to read.
+            counts: whether this was an attempt.
+            total: seconds from when the step was first ready, after which it does not begin again.
+            spent: what the attempt has used.
+
+        Returns:
+            delayed; late: there is no time left for it, nothing was written; stale or closed likewise.
+        """
+        return self._scripts.postpone(
+            begun.run_id,
+            begun.step.name,
+            fence=begun.fence,
+            delay_ms=max(0, round(delay * 1000)),
+            why=shorten(why),
+            counts=counts,
+            total_ms=0 if total is None else milliseconds(total),
+            tokens=spent[0],
+            cost=spent[1],
+        ).decode()
+
+    def degrade(self, begun: Begun, agent: str, reason: str, *, rung: int, spent: Spent = NOTHING_SPENT) -> str:
+        """
+        Give a step that failed to another agent.
+
+        Args:
+            begun: the attempt.
+            agent: who takes it, with the input it had.
+            reason: why.
+            rung: how many of its agent's fallbacks are used up with this one.
+            spent: what the attempt has used.
+
+        Returns:
+            again: publish it; stale or closed: nothing was written.
+        """
+        return self._scripts.degrade(
+            begun.run_id,
+            begun.step.name,
+            fence=begun.fence,
+            agent=agent,
+            reason=shorten(reason),
+            rung=rung,
+            dispatch_ms=self._dispatch_ms,
+            tokens=spent[0],
+            cost=spent[1],
+        ).decode()
 
     # From outside
 
@@ -372,22 +484,136 @@ class RunStore:
         )
 
     def cancel(self, run_id: str, *, reason: str, by: str) -> str:
-        """Cancel a run. Returns `cancelled`, `closed` (it has ended) or `gone`."""
-        return self._scripts.cancel(run_id, status="cancelled", reason=shorten(reason), by=shorten(by)).decode()
+        """Cancel a run. Returns `cancelled`, `undoing` (publish it), `closed` (it has ended) or `gone`."""
+        return self._scripts.cancel(
+            run_id, status="cancelled", reason=shorten(reason), by=shorten(by), dispatch_ms=self._dispatch_ms
+        ).decode()
+
+    def redrive(
+        self, run_id: str, *, step: str, value: bytes | None, agent: str, deadline: float, by: str
+    ) -> tuple[str, str]:
+        """
+        Let a failed run go on from a step.
+
+        Args:
+            run_id: the run.
+            step: which one; empty: the first that is not done, or was undone.
+            value: a new input for it, JSON; None: what it had.
+            agent: who is to take it; empty: its own.
+            deadline: seconds from now.
+            by: who asks.
+
+        Returns:
+            redriven (publish it), not failed, no step, no input or gone; and the step.
+
+        Raises:
+            PayloadTooLarge: the input is over the maximum.
+        """
+        name, stored = "", b""
+        if value is not None:
+            self.payloads.check("the input", value)
+            ttl_ms = milliseconds(deadline) + milliseconds(max(self.settings.retention, self.settings.dead_retention))
+            name = f"input-{token_hex(4)}"
+            stored = self.payloads.put(run_id, name, value, ttl_ms=ttl_ms)
+        what, found = self._scripts.redrive(
+            run_id,
+            step,
+            name=name,
+            value=stored,
+            agent=agent,
+            deadline_ms=milliseconds(deadline),
+            by=shorten(by),
+            dispatch_ms=self._dispatch_ms,
+        )
+        if what != b"redriven" and value is not None:
+            self.payloads.drop(run_id, stored)
+        return what.decode(), found.decode()
+
+    def drop(self, run_id: str, *, by: str) -> str:
+        """Give a dead letter up. Returns `dropped`, or `closed`: it is none."""
+        return self._scripts.drop(run_id, by=shorten(by)).decode()
+
+    def dead(self, limit: int) -> list[str]:
+        """Return the ids of the newest dead letters over all shards, newest first."""
+        pipe = self.client.pipeline(transaction=False)
+        for shard in keys.shards(self.settings.shards):
+            pipe.zrange(keys.dead(shard), 0, limit - 1, desc=True, withscores=True)
+        found = cast("list[list[tuple[bytes, float]]]", pipe.execute())
+        newest = sorted(((score, entry.decode()) for entries in found for entry, score in entries), reverse=True)
+        return [run_id for _, run_id in newest[:limit]]
+
+    def dead_count(self) -> int:
+        """Return how many dead letters there are."""
+        pipe = self.client.pipeline(transaction=False)
+        for shard in keys.shards(self.settings.shards):
+            pipe.zcard(keys.dead(shard))
+        return sum(cast("list[int]", pipe.execute()))
 
     # The caretaker's
 
     def due(self, shards: Sequence[str]) -> list[Due]:
-        """Return what is due in each shard, in one round trip."""
+        """Return what is due in each shard beside timers, in one round trip."""
         pipe = self.client.pipeline(transaction=False)
         for shard in shards:
             self._scripts.due(shard, limit=DUE_LIMIT, pipe=pipe)
         return [Due(*(_members(found) for found in reply)) for reply in pipe.execute()]
 
+    def timers(self, shards: Sequence[str]) -> list[tuple[str, str | None]]:
+        """
+        Return the timers that are due in all shards, in one round trip.
+
+        They are (run, step) pairs: without a step it is the run's deadline; a step with a slash in front must be done
+        by now; a slash alone: the run's children are to be ended.
+        """
+        pipe = self.client.pipeline(transaction=False)
+        for shard in shards:
+            self._scripts.timers(shard, limit=DUE_LIMIT, pipe=pipe)
+        return [entry for reply in pipe.execute() for entry in _members(reply)]
+
+    def wake(self, steps: Sequence[tuple[str, str]], *, turn: bool = False) -> list[str]:
+        """
+        Make delayed steps ready, in one round trip.
+
+        Args:
+            steps: (run, step) pairs.
+            turn: whether they may go on before their timers ring.
+
+        Returns:
+            For each: ready (publish it), early, waiting (for a decision), busy (ready or running) or closed.
+        """
+        pipe = self.client.pipeline(transaction=False)
+        for run_id, step in steps:
+            self._scripts.wake(run_id, step, turn=turn, dispatch_ms=self._dispatch_ms, pipe=pipe)
+        return [reply.decode() for reply in pipe.execute()] if steps else []
+
+    def overrun(self, run_id: str, step: str) -> str:
+        """Fail a step that is not done in time. Returns `failed`, `undoing` (publish it), `early` or `closed`."""
+        return self._fail(run_id, step, "", "not done in the time it has", "deadline", NOTHING_SPENT)
+
+    def children(self, run_id: str) -> list[str]:
+        """Return the runs that a run's steps have submitted."""
+        return [entry.decode() for entry in cast("set[bytes]", self.client.smembers(keys.children(run_id)))]
+
+    def leave(self, run_id: str) -> None:
+        """Note that a run's children have been ended."""
+        self.client.zrem(keys.timers(keys.shard_of(run_id)), keys.member(run_id, "/"))
+
     def lost(self, run_id: str, step: str) -> str:
-        """Take back a step whose lease expired. Returns `ready` (publish it), `failed`, `held` or `closed`."""
+        """
+        Take back a step whose lease expired.
+
+        Returns:
+            ready (publish it), delayed, failed, undoing (publish it), held or closed.
+        """
         return self._scripts.lost(
-            run_id, step, max_attempts=self.settings.max_attempts, dispatch_ms=self._dispatch_ms
+            run_id,
+            step,
+            max_attempts=self.settings.max_attempts,
+            dispatch_ms=self._dispatch_ms,
+            # Longer than it takes to renew a lease, so that bystanders that come back sooner are seen to live.
+            pause_ms=self._lease_ms,
+            jitter=random.random(),  # noqa: S311  of a pause
+            lease_ms=self._lease_ms,
         ).decode()
 
     def agent_of(self, run_id: str, step: str) -> str:
@@ -406,9 +632,11 @@ class RunStore:
         ).decode()
 
     def expire(self, run_id: str) -> str:
-        """Fail a run whose deadline has passed. Returns `cancelled`, `early`, `closed` or `gone`."""
+        """Fail a run whose deadline has passed. Returns `cancelled`, `undoing`, `early`, `closed` or `gone`."""
         reason = "the run's deadline passed before it was done"
-        return self._scripts.cancel(run_id, status="failed", reason=reason, by="").decode()
+        return self._scripts.cancel(
+            run_id, status="failed", reason=reason, by="", dispatch_ms=self._dispatch_ms
+        ).decode()
 
     def lead(self, owner: str, ttl: float) -> bool:
         """Become or stay the caretaker for `ttl` seconds; 0 gives the role up. Returns whether we are it."""

@@ -17,9 +17,13 @@ from pydantic import BaseModel
 
 import orchestrator
 from orchestrator import Settings, testing
+from orchestrator.agent import Policies
 from orchestrator.cli.entry import app
-from orchestrator.messages import Priority, RunStatus, StepStatus
+from orchestrator.messages import DeadLetter, FailureKind, Priority, RunStatus, StepStatus
 from orchestrator.patterns.gate import Action, Default, OnFail, Then
+from orchestrator.resilience.breaker import WhenOpen
+from orchestrator.resilience.budget import LadderRung
+from orchestrator.state.guards import BreakerState, BudgetState, Guards
 from tests.docs.pages import ROOT
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ WIDTH: Final = 100
 
 GROUPS: Final = {
     "Agents": ("agent", "Agent", "Context"),
+    "Policies": ("Retry", "Breaker", "RateLimit", "Concurrency", "Cached", "Constant", "Spend", "Budget"),
     "Flows": ("Pipeline", "Stage", "Gate", "Decision"),
     "Runs": ("Client", "Run", "RunState", "StepState", "Event"),
     "Settings": ("Settings", "get_settings"),
@@ -44,9 +49,29 @@ GROUPS: Final = {
         "RunFailed",
         "RunCancelled",
         "AgentFailed",
+        "RetryLater",
     ),
 }
+GIVEN: Final = (DeadLetter, Guards, BreakerState, BudgetState)
+"""What methods of public names give, and need not be imported."""
+
 INTERNAL: Final = {  # public to our other modules, of no use to a user
+    "Agent.constant",
+    "Agent.expects",
+    "Agent.fallback_agents",
+    "Agent.guards",
+    "Breaker.guard",
+    "Cached.digest",
+    "Client.check_deadline",
+    "Client.publish",
+    "Concurrency.guard",
+    "Guards.admit",
+    "Guards.forget",
+    "Guards.grant",
+    "Guards.last_good",
+    "Guards.settle",
+    "Guards.waiting",
+    "RateLimit.guard",
     "Client.carry_on",
     "Client.start",
     "Gate.fallback_agent",
@@ -60,9 +85,10 @@ INTERNAL: Final = {  # public to our other modules, of no use to a user
 }
 LITERALS: Final = {  # explained under the group that uses them
     "Flows": {"Action": Action, "OnFail": OnFail, "Then": Then, "Default": Default},
-    "Runs": {"RunStatus": RunStatus, "StepStatus": StepStatus, "Priority": Priority},
+    "Policies": {"WhenOpen": WhenOpen, "LadderRung": LadderRung},
+    "Runs": {"RunStatus": RunStatus, "StepStatus": StepStatus, "Priority": Priority, "FailureKind": FailureKind},
 }
-CONSTRUCTED: Final = {"Client", "Gate", "Pipeline", "Stage"}  # other classes are made for the user
+CONSTRUCTED: Final = {"Client", "Gate", "Pipeline", "Stage", *GROUPS["Policies"]}  # others are made for the user
 SECTION: Final = re.compile(r"(Args|Attributes|Returns|Raises|Source):")
 INLINE: Final = {"Returns", "Source"}
 ENTRY: Final = re.compile(r"([\w., ]+): (.*)")
@@ -152,14 +178,19 @@ def reference_page() -> str:
         parts += [f"`{kind}` is one of {_choices(values)}." for kind, values in LITERALS.get(title, {}).items()]
         for name in names:
             parts += _errors(name) if title == "Errors" else _public(name, getattr(orchestrator, name))
+            if name == "agent":
+                parts += ["### Policies", _doc(Policies)]
+    parts.append("## What these give")
+    for kind in GIVEN:
+        parts += _public(kind.__name__, kind)
     parts += ["## For your tests", *_public("fake_context", testing.fake_context), "## Command line", *_command_line()]
     return "\n\n".join(parts) + "\n"
 
 
 _REFERENCE_HEAD: Final = """# Reference
 
-Written by `python -m tests.docs.generate` from the docstrings. All names but `fake_context`, which is in
-`orchestrator.testing`, come from `orchestrator`:
+Written by `python -m tests.docs.generate` from the docstrings. All names come from `orchestrator`, but for
+`fake_context`, which is in `orchestrator.testing`, and what [these give](#what-these-give):
 
 ```python not-run
 from orchestrator import Client, Context, Decision, Gate, Pipeline, Stage, agent
@@ -240,9 +271,19 @@ def _signature(name: str, thing: Callable[..., Any]) -> str:
 
 
 def _readable(parameter: inspect.Parameter) -> inspect.Parameter:
+    if parameter.default is not parameter.empty:
+        parameter = parameter.replace(default=_Raw(_default(parameter.default)))
     if isinstance(parameter.annotation, str):
         return parameter.replace(annotation=_Raw(parameter.annotation))
     return parameter
+
+
+def _default(value: object) -> str:
+    """Return a default as it is written; one that is only told from what is given has no other name."""
+    if isinstance(value, tuple) and value:
+        return f"({', '.join(map(_default, value))}{',' * (len(value) == 1)})"
+    shown = repr(value)
+    return str(getattr(value, "__name__", "...")) if shown.startswith("<") else shown
 
 
 def _annotation(function: Callable[..., Any] | None) -> str:

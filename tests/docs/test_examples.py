@@ -27,7 +27,7 @@ pytestmark = pytest.mark.integration
 
 TIMEOUT: Final = 60.0
 END: Final = "\x1e"  # printed behind each block, to tell their outputs apart
-AGENT: Final = re.compile(r'^@agent\("([^"]+)"', re.MULTILINE)
+AGENT: Final = re.compile(r'^@agent\(\s*"([^"]+)"', re.MULTILINE)
 MODULE: Final = re.compile(r"(?!test_)(\w+)\.py")
 
 

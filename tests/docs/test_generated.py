@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
+
+import pytest
 
 import orchestrator
 from orchestrator.broker import START_QUEUE
+from orchestrator.messages import RunStatus, StepStatus
 from orchestrator.runtime.outcomes import StepAgain, StepClosed, StepSuperseded
 from orchestrator.state import fold, keys
 from tests.docs.generate import REFERENCE, SETTINGS, reference_page, settings_page
 from tests.docs.pages import ROOT
+from tests.docs.tables import table
 
 WRITE_AGAIN = "run `.venv/bin/python -m tests.docs.generate`"
 
@@ -32,12 +37,23 @@ def test_every_public_name_has_a_docstring_of_its_own() -> None:
 
 
 def test_the_table_of_events_names_each_event_and_no_other() -> None:
-    page = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
-    told = re.findall(r"^\| `((?:Run|Step|Effect)\w+)` \|", page, re.MULTILINE)
+    told = [row[0].strip("`") for row in table("how-it-works.md", "Event")]
     assert sorted(told) == sorted(fold._HANDLERS)  # noqa: SLF001  the one list of all events there is
 
 
-def test_the_table_of_keys_names_each_key() -> None:
+def test_the_table_of_scripts_names_each_script_and_no_other() -> None:
+    told = [row[0].strip("`") for row in table("how-it-works.md", "Script")]
+    scripts = (ROOT / "orchestrator" / "state" / "scripts").glob("[a-z]*.lua")
+    assert sorted(told) == sorted(path.stem for path in scripts)
+
+
+@pytest.mark.parametrize(("heading", "statuses"), [("A step is", StepStatus), ("A run is", RunStatus)])
+def test_the_tables_of_states_name_each_state(heading: str, statuses: object) -> None:
+    told = [row[0].strip("`") for row in table("how-it-works.md", heading)]
+    assert sorted(told) == sorted(get_args(statuses))
+
+
+def test_the_table_of_keys_names_each_key_and_no_other() -> None:
     # given a key of each kind, with the shard and the run's id as the page writes them
     run_id = "0" * 22 + "07"
     shard = keys.shard_of(run_id)
@@ -48,10 +64,16 @@ def test_the_table_of_keys_names_each_key() -> None:
         .replace(shard, "{sNN}")
         for key in of_runs
     }
+    of_guards = {
+        *(keys.GUARD_MEMBERS, keys.GUARD_HOLDS, keys.GUARD_WAITING, keys.GUARD_BREAKERS, keys.GUARD_BUDGETS),
+        *(key("<agent>") for key in (keys.guard_queue, keys.guard_turns, keys.gate, keys.retry_budget)),
+        *(key("<name>") for key in (keys.breaker, keys.slots, keys.budget)),
+        keys.rate("<name>", 1000).replace("1000", "<ms>"),
+        keys.good("<agent>", "<digest>"),
+    }
     # then the page has them all
-    page = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
-    missing = [pattern for pattern in {*patterns, keys.CARETAKER, keys.UNREADABLE} if f"| `{pattern}` |" not in page]
-    assert missing == []
+    told = {row[0].strip("`") for row in table("how-it-works.md", "Key")}
+    assert told == {*patterns, *of_guards, keys.CARETAKER, keys.UNREADABLE}
 
 
 def test_the_states_that_flower_shows_are_those_the_code_sends() -> None:

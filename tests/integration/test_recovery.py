@@ -150,7 +150,9 @@ def test_a_run_past_its_deadline_fails_whatever_it_is_doing(deployment: Deployme
 
 def test_a_finished_run_leaves_after_its_retention(make: Callable[..., Deployment]) -> None:
     # given runs that completed, failed and were cancelled, with small and with large values
-    deployment = make(settings=FAST | {"retention": 1.0, "claim_check_bytes": 1024, "run_deadline": 30.0})
+    deployment = make(
+        settings=FAST | {"retention": 1.0, "dead_retention": 1.0, "claim_check_bytes": 1024, "run_deadline": 30.0}
+    )
     deployment.start_worker().wait_until_ready()
     completed = deployment.client.submit("relay", {"text": "x" * 5000}, key="once")
     failed = deployment.submit("raises")

@@ -60,6 +60,14 @@ def test_flow_and_input_may_be_positional(deployment: Deployment, producer: Cele
     assert run.result(timeout=15).text == "hello"
 
 
+def test_a_producer_without_our_code_gives_a_run_a_budget(deployment: Deployment, producer: Celery) -> None:
+    run = deployment.client.get(start(producer, **FITTING, budget={"tokens": 10, "ladder": ["stop"]}))
+    run.result(timeout=15)
+    budget = run.state().budget
+    assert budget is not None
+    assert (budget.tokens, budget.cost, budget.ladder) == (10, None, ("stop",))
+
+
 @on_all_pools
 @pytest.mark.parametrize(
     ("kwargs", "reason"),
@@ -88,6 +96,11 @@ def test_flow_and_input_may_be_positional(deployment: Deployment, producer: Cele
         (FITTING | {"tags": ["a"]}, "tags must map names to texts"),
         (FITTING | {"tags": {"a": 1}}, "tag 'a' must be a text"),
         (FITTING | {"tags": {str(number): "x" for number in range(100)}}, "100 tags; a run has at most 32"),
+        (FITTING | {"budget": 5}, "budget must be an object with tokens, cost, ladder"),
+        (FITTING | {"budget": {"gold": 5}}, "budget must be an object with tokens, cost, ladder"),
+        (FITTING | {"budget": {"tokens": -5}}, "budget does not fit: tokens must be 0 or more"),
+        (FITTING | {"budget": {"tokens": "many"}}, "budget does not fit"),
+        (FITTING | {"budget": {}}, "budget does not fit: give tokens, cost or both"),
         (FITTING | {"flow": "x" * 100_000}, "there is no flow"),
     ],
     ids=lambda value: str(value)[:60],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,18 @@ from orchestrator.state.fold import fold
 from orchestrator.state.payload import CLAIM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from orchestrator.state.runs import RunStore
 
 ENDINGS = {"completed": "RunCompleted", "failed": "RunFailed", "cancelled": "RunCancelled"}
-BROUGHT_ON_BY = {"ready": "ready", "running": "leases", "waiting": "timers"}
+BROUGHT_ON_BY = {"ready": "ready", "running": "leases", "waiting": "timers", "delayed": "timers"}
 """The index that brings a step on when nobody touches it, by the step's status."""
+INDEXES = ("ready", "leases", "timers")
+SLACK_MS = 300_000
+"""A run's keys are looked at within this time of its end."""
+A_MOMENT_MS = 20_000
+"""What lies between the calls that make a value, and the run that it belongs to."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,9 @@ class Snapshot:
     Attributes:
         values: what its steps took and gave, by name; None where a claim check leads nowhere.
         indexes: its entries in `ready`, `leases` and `timers` of its shard, with their scores (ms).
-        listed: the statuses it is listed under.
+        listed: the statuses it is listed under; `dead_ms`: until when it is a dead letter.
         ttls: of its keys, in milliseconds; -1 for none, -2 where there is no such key.
+        now_ms: the server's time.
     """
 
     state: RunState
@@ -39,12 +45,15 @@ class Snapshot:
     values: dict[str, bytes | None]
     indexes: dict[str, dict[str, float]]
     listed: tuple[str, ...]
+    dead_ms: float | None
     ttls: dict[str, int]
+    now_ms: int
 
 
 def look(store: RunStore, run_id: str) -> Snapshot:
     """Read all there is of a run."""
-    shard, own = keys.shard_of(run_id), (keys.run(run_id), keys.data(run_id), keys.events(run_id))
+    shard = keys.shard_of(run_id)
+    own = (keys.run(run_id), keys.data(run_id), keys.events(run_id), keys.children(run_id))
     pipe = store.client.pipeline(transaction=True)
     pipe.hgetall(own[0])
     pipe.hgetall(own[1])
@@ -53,46 +62,49 @@ def look(store: RunStore, run_id: str) -> Snapshot:
         pipe.zrange(index, 0, -1, withscores=True)
     for status in keys.STATUSES:
         pipe.zscore(keys.index(shard, status), run_id)
+    pipe.zscore(keys.dead(shard), run_id)
     for key in own:
         pipe.pttl(key)
+    pipe.time()
     replies: list[Any] = pipe.execute()  # of many kinds
+    seconds, microseconds = replies.pop()
     run, data, entries = replies[:3]
+    *listed, dead_ms = replies[6 : -len(own)]
     claims = [keys.blob(run_id, value[1:].decode()) for value in data.values() if value.startswith(CLAIM)]
-    ttls = dict(zip(own, replies[-3:], strict=True)) | {key: store.client.pttl(key) for key in claims}
+    ttls = dict(zip(own, replies[-len(own) :], strict=True)) | {key: store.client.pttl(key) for key in claims}
     return Snapshot(
         state=RunState.from_hash(run_id, _decoded(run)),
         events=tuple(Event.from_stream(entry_id.decode(), _decoded(fields)) for entry_id, fields in entries),
         values={name.decode(): _value(store, run_id, stored) for name, stored in data.items()},
         indexes={
             name: {entry.decode(): score for entry, score in found if entry.decode().split("/")[0] == run_id}
-            for name, found in zip(BROUGHT_ON_BY.values(), replies[3:6], strict=True)
+            for name, found in zip(INDEXES, replies[3:6], strict=True)
         },
-        listed=tuple(status for status, score in zip(keys.STATUSES, replies[6:-3], strict=True) if score is not None),
+        listed=tuple(status for status, score in zip(keys.STATUSES, listed, strict=True) if score is not None),
+        dead_ms=dead_ms,
         ttls={key: int(ttl) for key, ttl in ttls.items()},
+        now_ms=seconds * 1000 + microseconds // 1000,
     )
 
 
-def problems(snapshot: Snapshot, *, moved_deadline_ms: int | None = None) -> list[str]:
+def problems(snapshot: Snapshot, *, moved: Mapping[str, int] | None = None) -> list[str]:
     """
     Compare a run's projection, its log and its index entries.
 
     Args:
         snapshot: of the run.
-        moved_deadline_ms: where a test has moved the run's deadline behind the log's back, to where.
+        moved: what a test has moved behind the log's back, and to where (ms): by a step's name the time by which it
+            must be done, by "" the run's deadline.
 
     Returns:
         A sentence for each thing that does not hold; empty where all is well.
     """
-    if moved_deadline_ms is not None:
-        first, *others = snapshot.events
-        moved = first.model_copy(update={"data": first.data | {"deadline_ms": moved_deadline_ms}})
-        snapshot = replace(snapshot, events=(moved, *others))
-    found = [*_log_problems(snapshot), *_fold_problems(snapshot)]
+    found = [*_log_problems(snapshot), *_fold_problems(snapshot, moved or {})]
     if snapshot.listed != (snapshot.state.status,):
         listed = ", ".join(snapshot.listed) or "nothing"
         found.append(f"the run is {snapshot.state.status} and is listed as {listed}")
     found += _finished_problems(snapshot) if snapshot.state.finished else _unfinished_problems(snapshot)
-    return [*found, *_value_problems(snapshot)]
+    return [*found, *_dead_problems(snapshot), *_timer_problems(snapshot), *_value_problems(snapshot)]
 
 
 def _decoded(fields: dict[bytes, bytes]) -> dict[str, str]:
@@ -114,10 +126,12 @@ def _log_problems(snapshot: Snapshot) -> Iterator[str]:
     for before, after in pairwise(events):
         if _order(before) >= _order(after):
             yield f"event {after.id} does not come after {before.id}"
-    if any(event.ends_run for event in events[:-1]):
-        yield "events follow the run's end"
-    if state.finished and events[-1].type != ENDINGS[state.status]:
-        yield f"the run is {state.status} and its log ends with {events[-1].type}"
+    for before, after in pairwise(event for event in events if event.type != "DeadLetterDropped"):
+        if before.ends_run and after.type != "RunRedriven":
+            yield "events follow the run's end"
+    last = next(event.type for event in reversed(events) if event.type != "DeadLetterDropped")
+    if state.finished and last != ENDINGS[state.status]:
+        yield f"the run is {state.status} and its log ends with {last}"
     yield from _doubled(events)
 
 
@@ -140,12 +154,15 @@ def _doubled(events: tuple[Event, ...]) -> Iterator[str]:
             done.add(step)
         elif event.type == "StepRevised":
             done -= set(order[order.index(starts[step]) : order.index(step) + 1])
+        elif event.type == "RunRedriven":
+            reset = event.data["reset"]
+            done = {name for name in done & set(order) if name not in (reset if isinstance(reset, list) else ())}
 
 
-def _fold_problems(snapshot: Snapshot) -> Iterator[str]:
+def _fold_problems(snapshot: Snapshot, moved: Mapping[str, int]) -> Iterator[str]:
     if not snapshot.events:
         return
-    stored, folded = snapshot.state, fold(snapshot.state.id, snapshot.events)
+    stored, folded = snapshot.state, _moved(fold(snapshot.state.id, snapshot.events), moved)
     if stored == folded:
         return
     for where, kept, told in [
@@ -158,16 +175,26 @@ def _fold_problems(snapshot: Snapshot) -> Iterator[str]:
                 yield f"{where}: {field} is {here!r} in the projection and {there!r} by its events"
 
 
+def _moved(state: RunState, moved: Mapping[str, int]) -> RunState:
+    steps = tuple(step.model_copy(update={"until_ms": moved.get(step.name, step.until_ms)}) for step in state.steps)
+    return state.model_copy(update={"steps": steps, "deadline_ms": moved.get("", state.deadline_ms)})
+
+
 def _finished_problems(snapshot: Snapshot) -> Iterator[str]:
+    state = snapshot.state
     for name, entries in snapshot.indexes.items():
         for entry in entries:
-            yield f"the run has ended and {entry} is in {name}"
-    for step in snapshot.state.steps:
+            if entry != keys.member(state.id, "/"):
+                yield f"the run has ended and {entry} is in {name}"
+    for step in state.steps:
         if step.status in {"pending", *BROUGHT_ON_BY}:
             yield f"the run has ended and step {step.name} is {step.status}"
+    kept = state.dead_ms if state.failure else state.retention_ms
     for key, ttl in snapshot.ttls.items():
         if ttl == -1:
             yield f"the run has ended and {key} has no TTL"
+        elif ttl >= 0 and ":blob:" not in key and not kept - SLACK_MS < ttl <= kept:
+            yield f"the run is kept for {kept} ms and {key} for {ttl} ms"
 
 
 def _unfinished_problems(snapshot: Snapshot) -> Iterator[str]:
@@ -176,25 +203,59 @@ def _unfinished_problems(snapshot: Snapshot) -> Iterator[str]:
         yield "no timer holds the run's deadline"
     live = [step for step in state.steps if step.status in BROUGHT_ON_BY]
     if len(live) != 1:
-        yield f"not one step is ready, running or waiting but {len(live)}"
+        yield f"not one step is ready, running, delayed or waiting but {len(live)}"
+    if any(bool(step.undoes) != (state.status == "undoing") for step in live):
+        yield f"the run is {state.status} and works at {live[0].name}"
+    if (state.ending is not None) != (state.status == "undoing"):
+        yield f"the run is {state.status} and its end is to be {state.ending}"
     for step in state.steps:
         entry = keys.member(state.id, step.name)
         entered = {name for name, entries in indexes.items() if entry in entries}
         wanted = {BROUGHT_ON_BY[step.status]} if step.status in BROUGHT_ON_BY else set()
         if entered != wanted:
             yield f"step {step.name} is {step.status} and is in {', '.join(sorted(entered)) or 'no index'}"
-        if step.waiting and indexes["timers"].get(entry) != step.waiting.until_ms:
+        until_ms = step.waiting.until_ms if step.waiting else step.due_ms
+        if until_ms is not None and indexes["timers"].get(entry) != until_ms:
             yield f"no timer holds the time until which step {step.name} waits"
+        if (until_ms is not None) != (step.status in {"waiting", "delayed"}):
+            yield f"step {step.name} is {step.status} and waits until {until_ms}"
     for key, ttl in snapshot.ttls.items():
         if ":blob:" in key:
             if ttl == -1:
                 yield f"{key} has no TTL"
-        elif ttl != -1:
+        elif ttl != -1 and not (ttl == -2 and key == keys.children(state.id)):  # noqa: PLR2004  as PTTL says it
             yield f"the run has not ended and {key} expires or is gone"
+
+
+def _dead_problems(snapshot: Snapshot) -> Iterator[str]:
+    state, dead_ms = snapshot.state, snapshot.dead_ms
+    if state.failure is not None and state.status != "failed":
+        yield f"the run is {state.status} and has a failure"
+    wanted = None if state.failure is None or state.ended_ms is None else state.ended_ms + state.dead_ms
+    if dead_ms != wanted:
+        yield f"the run is a dead letter until {dead_ms} and should be until {wanted}"
+
+
+def _timer_problems(snapshot: Snapshot) -> Iterator[str]:
+    """Look at the timers of the times by which steps must be done, and of the children's end."""
+    state, timers = snapshot.state, snapshot.indexes["timers"]
+    for step in state.steps:
+        entry = keys.member(state.id, f"/{step.name}")
+        wanted = step.until_ms if step.status in BROUGHT_ON_BY else None
+        if timers.get(entry) != wanted:
+            yield f"step {step.name} is {step.status}, to be done by {wanted}, and its timer says {timers.get(entry)}"
+        if step.status in BROUGHT_ON_BY and (step.until_ms is None) != (step.within_ms is None):
+            yield f"step {step.name} is {step.status} within {step.within_ms} ms, until {step.until_ms}"
+    if keys.member(state.id, "/") in timers and state.status not in {"failed", "cancelled", "undoing"}:
+        yield f"the run is {state.status} and its children are to be ended"
 
 
 def _value_problems(snapshot: Snapshot) -> Iterator[str]:
     state = snapshot.state
+    until_ms = (state.ended_ms or state.deadline_ms) + (state.dead_ms if state.failure else state.retention_ms)
+    for key, ttl in snapshot.ttls.items():
+        if ":blob:" in key and 0 <= ttl < until_ms - snapshot.now_ms - A_MOMENT_MS:
+            yield f"{key} expires before its run"
     needed = {state.output} | {name for step in state.steps for name in (step.input, step.output, step.draft)}
     for name in sorted(name for name in needed if name):
         if name not in snapshot.values:

@@ -1,29 +1,29 @@
 """
 A Hypothesis state machine over the scripts: whatever arrives, in whatever order, however often.
 
-Hypothesis chooses submissions, deliveries, commits, decisions, lost leases and passing deadlines; after each, the reply
-is compared with the reference's, and the run with its log, its indexes and the reference.
+Hypothesis chooses submissions, deliveries, commits, decisions, failures, lost leases and passing deadlines; after each,
+the reply is compared with the reference's, and the run with its log, its indexes and the reference.
 
 The clock of the scripts is Redis TIME, which a test cannot set. Where time must pass, the machine moves what the time
-is compared with instead: the score of an index entry, or a run's deadline, goes back to 1970.
+is compared with instead: the score of an index entry, or a deadline, goes back to 1970.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, multiple, precondition, rule
 
 from orchestrator.errors import LeaseLost
-from orchestrator.messages import PlanStep
+from orchestrator.messages import PlanStep, RunBudget
 from orchestrator.state import keys
 from orchestrator.state.runs import Begun, Submission, Submitted
 from tests.servers import no_key_left_without_ttl_or_declaration
+from tests.state.choices import ASKS, HOUR_MS, LATERS, MAX_STEPS, PICKS, SELDOM, TOKENS, Attempt, details, plans
 from tests.state.invariants import look, problems
-from tests.state.reference import LIVE, Ask, ReferenceRun
+from tests.state.reference import LIVE, Ask, Later, ReferenceRun
 
 if TYPE_CHECKING:
     from hypothesis.stateful import MultipleResults
@@ -32,58 +32,19 @@ if TYPE_CHECKING:
     from orchestrator.state.runs import Due, RunStore
 
 LONG_AGO_MS: Final = 1
-HOUR_MS: Final = 3_600_000
-MAX_RUNS: Final = 2
-MAX_STEPS: Final = 5
+MAX_RUNS: Final = 3
 CLAIM_BYTES: Final = 1024
-LIMITS: Final = {"claim_check_bytes": CLAIM_BYTES, "max_attempts": 3, "lease": 3600.0, "dispatch_timeout": 3600.0}
+LIMITS: Final = {
+    "claim_check_bytes": CLAIM_BYTES,
+    "max_attempts": 3,
+    "lease": 3600.0,
+    "dispatch_timeout": 3600.0,
+    "dead_retention": 1200.0,
+}
 """For the settings of the machine's store: sizes and counts that are soon reached, times that never are."""
-FALLBACK: Final = "fallback"
-
-
-@st.composite
-def plans(draw: st.DrawFn) -> tuple[PlanStep, ...]:
-    """Plans of 1 to 5 steps; a gate may send the run back to an earlier one, as those of nested pipelines do."""
-    names = [f"step-{number}" for number in range(draw(st.integers(1, MAX_STEPS)))]
-    back = [draw(st.none() | st.sampled_from(names[:number])) if number else None for number in range(len(names))]
-    following = [*names[1:], None]
-    return tuple(
-        PlanStep(name=name, agent=f"agent-{name}", next=after, start=start, gated=True)
-        for name, after, start in zip(names, following, back, strict=True)
-    )
-
-
-ASKS = st.one_of(
-    *[st.just(Ask("complete"))] * 4,  # else runs seldom get to their second step
-    st.builds(Ask, st.just("revise"), feedback=st.sampled_from(["shorter", 'übel "quoted"\n'])),
-    st.builds(Ask, st.just("fallback"), agent=st.just(FALLBACK)),
-    st.builds(Ask, st.just("wait"), default=st.sampled_from(["approve", "reject"]), wait_over=st.booleans()),
-    st.builds(
-        Ask,
-        st.just("wait"),
-        agent=st.just(FALLBACK),
-        default=st.sampled_from(["approve", "reject", "fallback"]),
-        wait_over=st.booleans(),
-    ),
-)
-# Which step a rule is about: 0 to 4 that one, above the one whose turn it is.
-PICKS = st.integers(0, 2 * MAX_STEPS)
-# What ends a run is seldom done, else none lives long.
-SELDOM = st.integers(0, 5).map(lambda number: number == 0)
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """An execution that was allowed to start, with what it will hand in, however often it does."""
-
-    begun: Begun
-    value: bytes
-    ask: Ask
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """Where it belongs, and its fence."""
-        return self.begun.run_id, self.begun.step.name, self.begun.fence
+RETENTION: Final = 600.0
+SPARE: Final = "spare"
+TROUBLES: Final = ("fail", "fail", "fail", "postpone", "degrade", "lose")
 
 
 class Runs(RuleBasedStateMachine):
@@ -103,8 +64,8 @@ class Runs(RuleBasedStateMachine):
         self._store = store
         self._references: dict[str, ReferenceRun] = {}
         self._keyed: dict[str, tuple[str, bytes]] = {}
-        self._moved: set[str] = set()
         self._running: dict[str, Attempt] = {}
+        self._redriven: dict[str, int] = {}
         self._values = 0
 
     # Producers
@@ -118,18 +79,39 @@ class Runs(RuleBasedStateMachine):
     def submit(self, plan: tuple[PlanStep, ...], key: str | None, value: bytes) -> str | MultipleResults[str]:
         return self._submit(plan, value, key)
 
-    def _submit(self, plan: tuple[PlanStep, ...], value: bytes, key: str | None) -> str | MultipleResults[str]:
+    @precondition(lambda self: len(self._references) < MAX_RUNS)
+    @rule(target=runs, plan=plans(), parent=runs)
+    def submit_child(self, plan: tuple[PlanStep, ...], parent: str) -> str | MultipleResults[str]:
+        """Submit a run from a step of another: of one that goes on, is being undone, or has ended."""
+        return self._submit(plan, self._value(large=False), None, parent)
+
+    def _submit(
+        self, plan: tuple[PlanStep, ...], value: bytes, key: str | None, parent: str | None = None
+    ) -> str | MultipleResults[str]:
         submission = Submission(
-            flow="flow", plan=plan, value=value, deadline=3600.0, retention=600.0, key=key, tags={"é": '"', "1": ""}
+            flow="flow",
+            plan=plan,
+            value=value,
+            deadline=3600.0,
+            retention=RETENTION,
+            key=key,
+            tags={"é": '"', "1": ""},
+            parent=parent,
+            budget=RunBudget(tokens=1000),
         )
         known = self._keyed.get(key or "")
         (submitted,) = self._store.submit([submission])
         if known is not None:
             assert submitted == Submitted(known[0], "existing" if known[1] == value else "conflict")
             return multiple()
+        above = self._references[parent] if parent else None
+        if above and not above.may_have_children:
+            assert submitted == Submitted(cast("str", parent), "closed")
+            return multiple()
         assert submitted.what == "created"
         run_id = submitted.run_id
-        self._references[run_id] = ReferenceRun(plan, value, max_attempts=self._store.settings.max_attempts)
+        losses = self._store.settings.max_attempts
+        self._references[run_id] = ReferenceRun(run_id, plan, value, max_losses=losses, parent=above)
         if key is not None:
             self._keyed[key] = (run_id, value)
         self._check(run_id)
@@ -138,20 +120,17 @@ class Runs(RuleBasedStateMachine):
     # Workers
 
     @rule(target=attempts, run=runs, pick=PICKS, nonce=st.sampled_from("abc"), ask=ASKS, large=st.booleans())
-    def deliver(self, run: str, pick: int, nonce: str, ask: Ask, *, large: bool) -> Attempt | MultipleResults[Attempt]:
+    def deliver(self, run: str, pick: int, nonce: str, ask: Ask, *, large: bool) -> MultipleResults[Attempt]:
         """Deliver a message to whom the step belongs now: first, again, early, late."""
         name = self._pick(run, pick)
-        attempt = self._begin(run, name, self._references[run].steps[name].agent, nonce, ask, large=large)
-        return multiple(attempt) if attempt else multiple()
+        return self._begin(run, name, self._references[run].steps[name].agent, nonce, ask, large=large)
 
     @rule(target=attempts, run=runs, pick=PICKS, ask=ASKS)
     def deliver_to_another(self, run: str, pick: int, ask: Ask) -> MultipleResults[Attempt]:
         """Deliver a message to an agent that never had the step, or had it before it fell back."""
         name = self._pick(run, pick)
-        step = self._references[run].steps[name]
-        agent = step.plan.agent if step.agent != step.plan.agent else "someone-else"
-        attempt = self._begin(run, name, agent, "a", ask, large=False)
-        return multiple(attempt) if attempt else multiple()
+        agent = self._references[run].steps[name].instead_of or "someone-else"
+        return self._begin(run, name, agent, "a", ask, large=False)
 
     @rule(run=runs)
     def deliver_what_is_no_step(self, run: str) -> None:
@@ -159,51 +138,98 @@ class Runs(RuleBasedStateMachine):
         assert getattr(refused, "why", None) == "gone"
         self._check(run)
 
-    def _begin(self, run: str, name: str, agent: str, nonce: str, ask: Ask, *, large: bool) -> Attempt | None:
+    def _begin(
+        self, run: str, name: str, agent: str, nonce: str, ask: Ask, *, large: bool
+    ) -> MultipleResults[Attempt]:
+        # Nonces are random; begins of what undoes a step are counted afresh when the run was redriven.
+        nonce = f"{nonce}{self._redriven.get(run, '')}"
         reference = self._references[run]
         expected = reference.begin(name, agent, nonce)
         begun = self._store.begin(run, name, agent=agent, nonce=nonce, worker=f"worker-{nonce}")
         self._check(run)
         if not isinstance(begun, Begun):
             assert begun.why == expected
-            return None
+            return multiple()
         step = reference.steps[name]
         assert expected == "execute"
         assert (begun.fence, begun.value, begun.draft) == (step.fence, step.value, step.draft)
         assert (begun.step.feedback, begun.step.revision) == (step.feedback, step.revision)
+        assert tuple(budget.run for budget in begun.budgets) == reference.budgets
         known = self._running.get(run)
         if known is None or known.begun.fence != begun.fence or known.begun.step.name != name:
             # Else the reply to the same begin was lost: it is one execution, with one output.
+            if step.undoes and ask.verdict not in {"complete", "partial"}:
+                ask = Ask("complete")  # what undoes a step has no gate
             self._running[run] = Attempt(begun, self._value(large=large), ask)
-        return self._running[run]
+        return multiple(self._running[run])
 
     @rule(target=attempts, run=runs, asks=st.lists(ASKS, min_size=1, max_size=6), large=st.booleans())
     def go_on(self, run: str, asks: list[Ask], *, large: bool) -> MultipleResults[Attempt]:
         """Bring a run on as it should go, several steps at a time, so that all else meets runs of every age."""
-        attempts = []
+        attempts: list[Attempt] = []
         for ask in asks:
             current = self._references[run].current
             if current is None:
                 break
-            name = current.plan.name
             if current.status == "waiting":
-                self._decide(run, name, "approve")
+                self._decide(run, current.name, "approve")
+            elif current.status == "delayed":
+                self._wake(run, current.name, turn=True)
             elif current.status == "running":
                 self._commit(self._running[run])
-            elif attempt := self._begin(run, name, current.agent, "w", ask, large=large):
-                self._commit(attempt)
-                attempts.append(attempt)
+            else:
+                for attempt in self._begin(run, current.name, current.agent, "w", ask, large=large).values:
+                    self._commit(attempt)
+                    attempts.append(attempt)
         return multiple(*attempts)
+
+    @rule(target=attempts, run=runs, how=st.sampled_from(TROUBLES), later=LATERS, asks=st.lists(ASKS, max_size=3))
+    def get_into_trouble(self, run: str, how: str, later: Later, asks: list[Ask]) -> MultipleResults[Attempt]:
+        """Bring a run on, and let its next attempt come to no output."""
+        self.go_on(run, asks, large=False)
+        current = self._references[run].current
+        if current is not None and current.status == "delayed":
+            self._wake(run, current.name, turn=True)
+        if current is not None and current.status == "ready":
+            self._begin(run, current.name, current.agent, "t", Ask("complete"), large=False)
+        if current is None or current.status != "running":
+            return multiple()
+        attempt = self._running[run]
+        match how:
+            case "fail":
+                self._fail(attempt, 1)
+            case "postpone":
+                self.postpone(attempt, later)
+            case "degrade":
+                self.degrade(attempt, current.rung + 1, 1)
+            case _:
+                self._look_at_a_lease(run, current.name, expired=True)
+        return multiple(attempt)
 
     @rule(attempt=attempts)
     def commit(self, attempt: Attempt) -> None:
         """Hand in an output: in time, after the lease was lost, after the run has ended, again."""
         self._commit(attempt)
 
+    @rule(attempt=consumes(attempts), even_its_owner=SELDOM)
+    def commit_a_part(self, attempt: Attempt, *, even_its_owner: bool) -> None:
+        """End a run with what it has, twice."""
+        run, name, fence = attempt.key
+        reference = self._references[run]
+        if reference.has_committed(name, fence) or (reference.owns(name, fence) == "yes" and not even_its_owner):
+            return
+        for _ in range(2):
+            self._commit(Attempt(attempt.begun, attempt.value, Ask("partial", reason="no budget is left")))
+
     def _commit(self, attempt: Attempt) -> None:
         begun, ask = attempt.begun, attempt.ask
-        expected = self._references[begun.run_id].commit(begun.step.name, begun.fence, attempt.value, ask)
-        committed = self._store.commit(begun, attempt.value, ask.verdict, _details(ask))
+        reference = self._references[begun.run_id]
+        again = reference.has_committed(begun.step.name, begun.fence)
+        if again and reference.lasts_longer and len(attempt.value) > CLAIM_BYTES:
+            # What is sent again when a reply was lost is the script alone, not the value behind the claim check.
+            return
+        expected = reference.commit(begun.step.name, begun.fence, attempt.value, ask)
+        committed = self._store.commit(begun, attempt.value, ask.verdict, details(ask), (ask.tokens, 0.0))
         assert committed.what == expected
         self._check(begun.run_id)
 
@@ -218,7 +244,8 @@ class Runs(RuleBasedStateMachine):
             assert self._store.record(begun, name, value) == expected
         except LeaseLost:
             assert expected in {"stale", "closed"}
-        assert self._store.recall(begun, name) == self._references[run].steps[step].recorded.get(key)
+        else:
+            assert self._store.recall(begun, name) == expected
         self._check(run)
 
     @rule(attempt=attempts)
@@ -228,15 +255,45 @@ class Runs(RuleBasedStateMachine):
         assert self._store.renew([attempt.key]) == ["renewed" if owns == "yes" else owns]
         self._check(run)
 
-    @rule(attempt=consumes(attempts), even_its_owner=SELDOM)
-    def fail(self, attempt: Attempt, *, even_its_owner: bool) -> None:
+    @rule(attempt=consumes(attempts), even_its_owner=SELDOM, tokens=TOKENS)
+    def fail(self, attempt: Attempt, tokens: int, *, even_its_owner: bool) -> None:
         """Report, twice, that the handler failed."""
         run, name, fence = attempt.key
         if not even_its_owner and self._references[run].owns(name, fence) == "yes":
             return
+        self._fail(attempt, tokens)
+
+    def _fail(self, attempt: Attempt, tokens: int) -> None:
+        run, name, fence = attempt.key
         for _ in range(2):
-            expected = self._references[run].fail(name, fence)
-            assert self._store.fail(attempt.begun, "it\nfailed") == expected
+            expected = self._references[run].fail(name, fence, tokens)
+            assert self._store.fail(attempt.begun, "it\nfailed", spent=(tokens, 0.0)) == expected
+            self._check(run)
+
+    @rule(attempt=attempts, later=LATERS)
+    def postpone(self, attempt: Attempt, later: Later) -> None:
+        """Give a step back: for a retry or because it is not its turn; in time, too late, twice."""
+        run, name, fence = attempt.key
+        for _ in range(2):
+            expected = self._references[run].postpone(name, fence, later)
+            postponed = self._store.postpone(
+                attempt.begun,
+                0.0 if later.due else HOUR_MS / 4000,
+                "503",
+                counts=later.counts,
+                total=1.0 if later.too_late else HOUR_MS / 1000,
+                spent=(later.tokens, 0.0),
+            )
+            assert postponed == expected
+            self._check(run)
+
+    @rule(attempt=attempts, rung=st.integers(1, 2), tokens=TOKENS)
+    def degrade(self, attempt: Attempt, rung: int, tokens: int) -> None:
+        """Let another agent take a step that failed: in time, too late, twice."""
+        run, name, fence = attempt.key
+        for _ in range(2):
+            expected = self._references[run].degrade(name, fence, SPARE, rung, tokens)
+            assert self._store.degrade(attempt.begun, SPARE, "503", rung=rung, spent=(tokens, 0.0)) == expected
             self._check(run)
 
     # People
@@ -245,15 +302,37 @@ class Runs(RuleBasedStateMachine):
     def decide(self, run: str, pick: int, choice: Choice) -> None:
         self._decide(run, self._pick(run, pick), choice)
 
-    @rule(run=runs, even_if_live=SELDOM)
-    def cancel(self, run: str, *, even_if_live: bool) -> None:
+    @rule(run=runs, even_if_live=SELDOM, reason=st.sampled_from(["", "enough"]))
+    def cancel(self, run: str, reason: str, *, even_if_live: bool) -> None:
         reference = self._references[run]
-        if reference.status in LIVE and not even_if_live:
+        if reference.may_have_children and not even_if_live:
             return
-        expected = "cancelled" if reference.status in LIVE else "closed"
-        if expected == "cancelled":
-            reference.end("cancelled")
-        assert self._store.cancel(run, reason="", by="me") == expected
+        expected = reference.cancel()
+        assert self._store.cancel(run, reason=reason, by="me") == expected
+        self._check(run)
+
+    @rule(
+        run=runs,
+        pick=st.none() | PICKS,
+        value=st.none() | st.booleans(),
+        agent=st.sampled_from(["", "", SPARE]),
+    )
+    def redrive(self, run: str, pick: int | None, agent: str, *, value: bool | None) -> None:
+        """Let a run go on: one that failed or has not; from where it failed, from before or after; as it was or not."""
+        reference = self._references[run]
+        name = "" if pick is None else self._pick(run, pick)
+        given = None if value is None else self._value(large=value)
+        expected = reference.redrive(name, given, agent)
+        assert self._store.redrive(run, step=name, value=given, agent=agent, deadline=3600.0, by="me") == expected
+        if expected[0] == "redriven":
+            self._redriven[run] = self._redriven.get(run, 0) + 1
+        self._check(run)
+
+    @rule(run=runs)
+    def drop(self, run: str) -> None:
+        expected = self._references[run].drop()
+        assert self._store.drop(run, by="me") == expected
+        self._check_dead_letters()
         self._check(run)
 
     # The caretaker
@@ -275,9 +354,65 @@ class Runs(RuleBasedStateMachine):
             assert found == expected
         self._check(run)
 
+    @rule(run=runs, pick=PICKS, turn=st.booleans())
+    def wake(self, run: str, pick: int, *, turn: bool) -> None:
+        """Look at a step's timer before and after it rings, and at one whose turn it is."""
+        self._wake(run, self._pick(run, pick), turn=turn)
+
+    def _wake(self, run: str, name: str, *, turn: bool) -> None:
+        expected = self._references[run].wake(name, turn=turn)
+        assert self._store.wake([(run, name)], turn=turn) == [expected]
+        self._check(run)
+
+    @rule(run=runs)
+    def timers_ring(self, run: str) -> None:
+        """Do with a run's timers what the caretaker does, in both orders that two of them may meet in."""
+        reference = self._references[run]
+        found = [step for other, step in self._store.timers([keys.shard_of(run)]) if other == run]
+        assert set(found) == reference.due()
+        for step in found:
+            if step is None:
+                self._expire(run)
+            elif step == "/":
+                self._end_children(run)
+            elif step.startswith("/"):
+                self._overrun(run, step[1:])
+            elif reference.wake(step, turn=False) == "waiting":
+                assert self._store.wake([(run, step)]) == ["waiting"]
+                self._decide(run, step, None)
+            else:
+                self._store.wake([(run, step)])
+        self._check(run)
+
+    def _end_children(self, run: str) -> None:
+        reference = self._references[run]
+        children = self._store.children(run)
+        assert set(children) == {child.name for child in reference.children}
+        for child in children:
+            assert self._store.cancel(child, reason="its parent has ended", by="parent") == (
+                self._references[child].cancel()
+            )
+            self._check(child)
+        self._store.leave(run)
+        reference.ends_children = False
+
+    @rule(run=runs, pick=PICKS)
+    def overrun(self, run: str, pick: int) -> None:
+        """Look at the time by which a step must be done, twice."""
+        name = self._pick(run, pick)
+        self._overrun(run, name)
+        self._overrun(run, name)
+
+    def _overrun(self, run: str, name: str) -> None:
+        expected = self._references[run].overrun(name)
+        assert self._store.overrun(run, name) == expected
+        self._check(run)
+
     @rule(run=runs, pick=PICKS, expired=st.booleans())
     def look_at_a_lease(self, run: str, pick: int, *, expired: bool) -> None:
-        name = self._pick(run, pick)
+        self._look_at_a_lease(run, self._pick(run, pick), expired=expired)
+
+    def _look_at_a_lease(self, run: str, name: str, *, expired: bool) -> None:
         leases, entry = keys.leases(keys.shard_of(run)), keys.member(run, name)
         if expired:
             self._store.client.zadd(leases, {entry: LONG_AGO_MS}, xx=True)
@@ -287,20 +422,29 @@ class Runs(RuleBasedStateMachine):
         assert self._store.lost(run, name) == expected
         self._check(run)
 
-    @rule(target=attempts, run=runs, ask=ASKS, late=st.sampled_from(["commit", "renew", "fail"]))
+    @rule(target=attempts, run=runs, ask=ASKS, late=st.sampled_from(["commit", "renew", "fail", "postpone", "degrade"]))
     def lose_and_begin_again(self, run: str, ask: Ask, late: str) -> MultipleResults[Attempt]:
         """Let an execution outlive its lease, be replaced, and come back: what fences are there for."""
         current = self._references[run].current
         if current is None or current.status != "running":
             return multiple()
-        name, slow = current.plan.name, self._running[run]
-        self.look_at_a_lease(run, self._references[run].order.index(name), expired=True)
-        attempt = self._begin(run, name, current.agent, "z", ask, large=False)
-        if late == "fail":
-            self.fail(slow, even_its_owner=False)
-        else:
-            (self._commit if late == "commit" else self.renew)(slow)
-        return multiple(attempt) if attempt else multiple()
+        slow = self._running[run]
+        self._look_at_a_lease(run, current.name, expired=True)
+        if current.status == "delayed":
+            self._wake(run, current.name, turn=True)
+        attempts = self._begin(run, current.name, current.agent, "z", ask, large=False)
+        match late:
+            case "commit":
+                self._commit(slow)
+            case "renew":
+                self.renew(slow)
+            case "fail":
+                self.fail(slow, 0, even_its_owner=False)
+            case "postpone":
+                self.postpone(slow, Later(due=True, counts=True))
+            case _:
+                self.degrade(slow, 1, 0)
+        return attempts
 
     @rule(run=runs, pick=PICKS, overdue=st.booleans(), empty=st.booleans())
     def look_at_a_dispatch(self, run: str, pick: int, *, overdue: bool, empty: bool) -> None:
@@ -316,22 +460,29 @@ class Runs(RuleBasedStateMachine):
             assert looked in ({"publish"} if empty else {"publish", "wait"})
         self._check(run)
 
-    @rule(run=runs, really=SELDOM)
-    def deadline_passes(self, run: str, *, really: bool) -> None:
-        """Move a live run's deadline into the past."""
-        if really and self._references[run].status in LIVE:
+    @rule(run=runs, of_step=st.booleans(), really=SELDOM)
+    def deadline_passes(self, run: str, *, of_step: bool, really: bool) -> None:
+        """Move a live run's deadline, or its step's, into the past."""
+        reference = self._references[run]
+        step, timers = reference.current, keys.timers(keys.shard_of(run))
+        if really and step and of_step and step.within_ms:
+            field = f"step:{step.name}"
+            record = json.loads(cast("bytes", self._store.client.hget(keys.run(run), field)))
+            self._store.client.hset(keys.run(run), field, json.dumps(record | {"until_ms": LONG_AGO_MS}))
+            self._store.client.zadd(timers, {keys.member(run, f"/{step.name}"): LONG_AGO_MS}, xx=True)
+            step.late = True
+        elif really and reference.status in LIVE and not of_step:
             self._store.client.hset(keys.run(run), "deadline_ms", LONG_AGO_MS)
-            self._store.client.zadd(keys.timers(keys.shard_of(run)), {run: LONG_AGO_MS}, xx=True)
-            self._references[run].overdue = True
-            self._moved.add(run)
+            self._store.client.zadd(timers, {run: LONG_AGO_MS}, xx=True)
+            reference.overdue = True
         self._check(run)
 
     @rule(run=runs)
     def run_timer_rings(self, run: str) -> None:
-        reference = self._references[run]
-        expected = "closed" if reference.status not in LIVE else "cancelled" if reference.overdue else "early"
-        if expected == "cancelled":
-            reference.end("failed")
+        self._expire(run)
+
+    def _expire(self, run: str) -> None:
+        expected = self._references[run].expire()
         assert self._store.expire(run) == expected
         self._check(run)
 
@@ -340,24 +491,41 @@ class Runs(RuleBasedStateMachine):
     def teardown(self) -> None:
         for run in self._references:
             self._check(run)
+        self._check_dead_letters()
+        # Parents come before their children, so that all that is to be ended is.
+        for run, reference in self._references.items():
+            if reference.ends_children:
+                self._end_children(run)
         no_key_left_without_ttl_or_declaration(self._store.client)
 
     def _check(self, run: str) -> None:
         """Compare the run that was touched with its log, its indexes and the reference; teardown looks at all."""
+        reference = self._references[run]
         snapshot = look(self._store, run)
-        found = problems(snapshot, moved_deadline_ms=LONG_AGO_MS if run in self._moved else None)
+        moved = {"": LONG_AGO_MS} if reference.overdue else {}
+        moved |= {step.name: LONG_AGO_MS for step in reference.steps.values() if step.late}
+        found = problems(snapshot, moved=moved)
         assert not found, "\n".join(found)
-        reference, state, values = self._references[run], snapshot.state, snapshot.values
-        assert state.status == reference.status
+        state, values = snapshot.state, snapshot.values
+        assert (state.status, state.partial) == (reference.status, reference.partial)
+        assert (state.failure.kind if state.failure else None) == reference.kind
         assert values.get(state.output or "") == reference.output
+        assert [step.name for step in state.steps] == list(reference.steps)
         for step in state.steps:
             model = reference.steps[step.name]
             assert (step.status, step.agent, step.degraded) == (model.status, model.agent, model.degraded)
             assert (step.attempt, step.begins, step.revision) == (model.attempt, model.begins, model.revision)
             assert (step.feedback, step.fence, step.sent_back) == (model.feedback, model.fence, model.sent_back)
-            assert step.effects == len(model.recorded)
+            assert (step.losses, step.rung, step.tokens) == (model.losses, model.rung, model.tokens)
+            assert (step.undoes, step.undone, step.instead_of) == (model.undoes, model.undone, model.instead_of)
+            assert step.effects == model.effects
+            assert values.get(step.input or "") == model.value
             assert values.get(step.draft or "") == model.draft
             assert model.output in (None, values.get(step.output or ""))
+
+    def _check_dead_letters(self) -> None:
+        dead = {run for run, reference in self._references.items() if reference.kind}
+        assert (set(self._store.dead(MAX_RUNS)), self._store.dead_count()) == (dead, len(dead))
 
     def _due(self, run: str) -> list[Due]:
         return self._store.due([keys.shard_of(run)])
@@ -365,21 +533,10 @@ class Runs(RuleBasedStateMachine):
     def _pick(self, run: str, pick: int) -> str:
         reference = self._references[run]
         if pick >= MAX_STEPS and reference.current is not None:
-            return reference.current.plan.name
-        return reference.order[pick % len(reference.order)]
+            return reference.current.name
+        names = list(reference.steps)
+        return names[pick % len(names)]
 
     def _value(self, *, large: bool) -> bytes:
         self._values += 1
         return json.dumps([self._values, "x" * CLAIM_BYTES if large else ""]).encode()
-
-
-def _details(ask: Ask) -> dict[str, object]:
-    match ask.verdict:
-        case "complete":
-            return {}
-        case "revise":
-            return {"feedback": ask.feedback}
-        case "fallback":
-            return {"agent": ask.agent, "reason": "why"}
-    fallback = {"fallback": ask.agent} if ask.agent else {}
-    return {"question": "?", "timeout_ms": 0 if ask.wait_over else HOUR_MS, "default": ask.default, **fallback}

@@ -365,16 +365,22 @@ def test_entries_of_a_run_that_is_gone_leave_the_indexes_when_the_caretaker_look
     shard, step = keys.shard_of(run_id), keys.member(run_id, "count")
     redis_client.zadd(keys.leases(shard), {step: 1})
     redis_client.zadd(keys.ready(shard), {step: 1})
-    redis_client.zadd(keys.timers(shard), {step: 1, run_id: 1})
+    redis_client.zadd(keys.timers(shard), {step: 1, f"{run_id}//count": 2, f"{run_id}//": 3, run_id: 4})
+    assert store.timers([shard]) == [(run_id, "count"), (run_id, "/count"), (run_id, "/"), (run_id, None)]
 
     # when the caretaker looks after them
     assert store.lost(run_id, "count") == "closed"
     assert store.redispatch(run_id, "count", queue_is_empty=True) == "closed"
+    assert store.wake([(run_id, "count")]) == ["closed"]
     assert store.decide(run_id, "count", None, by="timeout") == Committed("closed")
+    assert store.overrun(run_id, "count") == "closed"
+    assert store.children(run_id) == []
+    store.leave(run_id)
     assert store.expire(run_id) == "gone"
 
     # then nothing is due any more
-    assert store.due([shard]) == [Due([], [], [])]
+    assert store.due([shard]) == [Due([], [])]
+    assert store.timers([shard]) == []
     assert not redis_client.exists(keys.run(run_id))
 
 

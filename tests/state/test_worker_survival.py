@@ -17,6 +17,7 @@ from orchestrator.errors import InvalidGate
 from orchestrator.runtime.caretaker import Caretaker
 from orchestrator.runtime.consumer import Consumer
 from orchestrator.runtime.leases import LeaseKeeper
+from orchestrator.runtime.process import WorkerProcess
 from orchestrator.state import keys
 from orchestrator.state.runs import Begun
 from tests.servers import on_valkey, wait_until
@@ -122,7 +123,7 @@ def test_a_handler_that_never_ends_loses_its_lease(client: Client) -> None:
     lost = threading.Event()
 
     # when it has had its time
-    with keeper.held(begun, lost.set, longest=0.05):
+    with keeper.held(begun, lambda _: lost.set(), longest=0.05):
         # then its lease is given up, and whoever cares is told
         assert lost.wait(5.0)
 
@@ -147,7 +148,8 @@ def test_a_run_that_cannot_be_read_leaves_the_caretaker_to_the_others(
     settings: Settings, redis_client: Redis, more: dict[str, object]
 ) -> None:
     # given a run that this version cannot read, and another in the same shard, both overdue, their messages lost
-    client = Client(settings.model_copy(update={"shards": 1}), connection=redis_client)
+    one_shard = settings.model_copy(update={"shards": 1})
+    client = Client(one_shard, connection=redis_client)
     bad, good = client.submit(counting, {"text": "x"}), client.submit(counting, {"text": "x"})
     record = json.loads(redis_client.hget(keys.run(bad.id), "step:count") or b"")
     redis_client.hset(keys.run(bad.id), "step:count", json.dumps(record | more))
@@ -155,7 +157,7 @@ def test_a_run_that_cannot_be_read_leaves_the_caretaker_to_the_others(
     redis_client.zadd(keys.ready("{s00}"), {f"{bad.id}/count": 1, f"{good.id}/count": 2})
 
     # when the caretaker sweeps
-    Caretaker(client.app, client.store, client.settings).sweep()
+    Caretaker(client.app, WorkerProcess(one_shard)).sweep()
 
     # then the good one is published again
     found = good.state().step("count")

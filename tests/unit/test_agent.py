@@ -7,14 +7,14 @@ import functools
 import importlib
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import BaseModel
 
-from orchestrator import Agent, Context, agent
+from orchestrator import Agent, Breaker, Cached, Concurrency, Constant, Context, RateLimit, Spend, agent
 from orchestrator.agent import Flag, agents, load_agents
-from orchestrator.errors import AgentsNotFound, DuplicateName, InvalidAgent
+from orchestrator.errors import AgentsNotFound, DuplicateName, InvalidAgent, InvalidInput
 from orchestrator.testing import fake_context
 
 if TYPE_CHECKING:
@@ -365,3 +365,74 @@ def test_a_fake_context_is_what_a_worker_would_make() -> None:
     assert (context.feedback, context.draft, context.tags) == (("shorter",), Text(text="long"), {"a": "b"})
     assert (context.tenant, context.attempt, context.revision, context.cancelled) == ("acme", 1, 0, False)
     assert context.remaining() == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("policies", "reason"),
+    [
+        ({"idle": 0.0}, "idle must be above 0 s and finite"),
+        ({"deadline": -1.0}, "deadline must be above 0 s and finite"),
+        ({"retry": 3}, r"retry takes Retry\(...\), not 3"),
+        ({"breaker": ["x"]}, r"breaker takes Breaker\(...\), not 'x'"),
+        ({"rate": [60]}, r"rate takes RateLimit\(...\), not 60"),
+        ({"concurrency": 10}, r"concurrency takes Concurrency\(...\), not 10"),
+        ({"fallback": [5]}, r"a fallback is an agent, its name, Cached\(...\) or Constant\(...\), not 5"),
+        ({"fallback": ["unit.policies"]}, "it cannot be its own fallback"),
+        ({"fallback": [Constant("many")]}, "is not what it gives"),
+        ({"fallback": [Cached(), Cached(same_input=False)]}, "one Cached"),
+        ({"estimate": "few"}, "estimate is a number of tokens"),
+        ({"estimate": True}, "estimate is a number of tokens"),
+        ({"breaker": [Breaker(of="a"), Breaker(of="a")]}, "of the same dependency"),
+        ({"rate": [RateLimit(requests=1), RateLimit(tokens=1)]}, "of the same dependency"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_a_policy_that_does_not_fit_is_refused_with_the_line(policies: dict[str, Any], reason: str) -> None:
+    def count(text: str) -> int:
+        return len(text)
+
+    with pytest.raises(InvalidAgent, match=reason) as refused:
+        Agent("unit.policies", count, **policies)
+    assert "test_agent.py:" in str(refused.value)
+
+
+def test_policies_become_what_the_worker_asks() -> None:
+    def count(text: str) -> int:
+        return len(text)
+
+    made = Agent(
+        "unit.guarded",
+        count,
+        breaker=Breaker(of="provider"),
+        rate=[RateLimit(requests=5), RateLimit(tokens=100, per=1.0)],
+        concurrency=Concurrency(total=2),
+        fallback=["unit.other", Constant(7)],
+        estimate=lambda text: len(text) * 2,
+    )
+    assert [(guard.kind, guard.name) for guard in made.guards(fallback=True)] == [
+        ("breaker", "provider"),
+        ("rate", "unit.guarded"),
+        ("rate", "unit.guarded"),
+        ("concurrency", "unit.guarded"),
+    ]
+    # a breaker that is open lets wait only where there is nothing to fall back to
+    assert [made.guards(fallback=left)[0].waits for left in (False, True)] == [True, False]
+    assert made.fallback_agents == ("unit.other",)
+    assert made.expects("abc") == Spend(tokens=6)
+    assert made.constant(Constant(7)) == b"7"
+
+
+def test_a_context_adds_up_what_is_spent_and_refuses_what_is_no_amount() -> None:
+    ctx = fake_context()
+    ctx.spend(tokens=5)
+    ctx.spend(tokens=2, cost=0.5)
+    assert ctx.spent == Spend(tokens=7, cost=0.5)
+    with pytest.raises(InvalidInput, match="tokens must be 0 or more"):
+        ctx.spend(tokens=-1)
+    ctx.heartbeat()  # of an agent without an idle limit it is nothing
+
+
+def test_a_child_run_is_submitted_once_for_a_key() -> None:
+    ctx = fake_context()
+    assert ctx.submit("flow", {"text": "x"}) == ctx.submit("flow", {"text": "x"})
+    assert ctx.submit("flow", {"text": "x"}, key="another") != ctx.submit("flow", {"text": "x"})

@@ -28,6 +28,7 @@ from orchestrator.cli.watching import View
 from orchestrator.errors import InvalidInput
 from orchestrator.messages import RunState, StepState, Waiting
 from orchestrator.state import keys
+from orchestrator.state.dead import is_message_id
 from tests.command_line import CHECKOUT, Shell
 
 if TYPE_CHECKING:
@@ -50,6 +51,30 @@ async def sign(note: Note) -> Note:
     return note.model_copy(update={"text": note.text + "!"})
 
 letters = Pipeline("letters", [shout, sign])
+"""
+GUARDED = """
+from pydantic import BaseModel
+from orchestrator import Breaker, Cached, Concurrency, RateLimit, Retry, agent
+
+class Note(BaseModel):
+    text: str
+
+@agent("guarded.simple")
+def simple(note: Note) -> Note:
+    return note
+
+@agent(
+    "guarded.rich",
+    idle=30.0,
+    deadline=300.0,
+    retry=Retry(),
+    breaker=[Breaker(), Breaker(of="openai/gpt-4.1")],
+    rate=[RateLimit(requests=60, tokens=90_000), RateLimit(requests=3, per=10.0, of="search")],
+    concurrency=Concurrency(total=10, per_tenant=2),
+    fallback=[simple, Cached()],
+)
+async def rich(note: Note) -> Note:
+    return note
 """
 UNREACHABLE = "redis://:topsecret@127.0.0.1:1/0"
 
@@ -126,7 +151,7 @@ def test_every_command_has_help_with_examples(command: list[str], capsys: pytest
     assert f"celeriac {' '.join(command)}" in shown
 
 
-@pytest.mark.parametrize("group", ["runs", "dead"])
+@pytest.mark.parametrize("group", ["runs", "dead", "breakers", "budgets"])
 def test_groups_have_examples_too(group: str, capsys: pytest.CaptureFixture[str]) -> None:
     # when
     with pytest.raises(SystemExit):
@@ -136,16 +161,23 @@ def test_groups_have_examples_too(group: str, capsys: pytest.CaptureFixture[str]
     assert f"Examples:\n    celeriac {group} list" in capsys.readouterr().out
 
 
-def test_examples_show_ids_that_could_be_one(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("show", "events", "watch", "cancel", "approve", "reject"):
-        # when
-        with pytest.raises(SystemExit):
-            typer.main.get_command(app).main(args=["runs", name, "--help"], prog_name="celeriac")
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["runs", name] for name in ("show", "events", "watch", "cancel", "approve", "reject")),
+        *(["dead", name] for name in ("show", "redrive", "drop")),
+    ],
+    ids=" ".join,
+)
+def test_examples_show_ids_that_could_be_one(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    # when
+    with pytest.raises(SystemExit):
+        typer.main.get_command(app).main(args=[*command, "--help"], prog_name="celeriac")
 
-        # then
-        shown = re.findall(rf"celeriac runs {name} (\w+)", capsys.readouterr().out)
-        assert shown
-        assert all(keys.is_run_id(run_id) for run_id in shown)
+    # then
+    shown = re.findall(rf"celeriac {' '.join(command)} (\w[\w-]+)", capsys.readouterr().out)
+    assert shown
+    assert all(keys.is_run_id(found) or is_message_id(found) for found in shown)
 
 
 @pytest.mark.parametrize("command", every_command(), ids=" ".join)
@@ -181,6 +213,25 @@ def test_agents_and_flows_of_the_current_folder_are_found(shell: Shell) -> None:
     assert agents[0]["where"].startswith(str(shell.folder / "letters.py"))
     assert [step["name"] for step in flows[0]["steps"]] == ["shout", "sign"]
     assert flows[0]["input"]["required"] == ["text"]
+
+
+def test_agents_are_listed_with_their_policies(shell: Shell) -> None:
+    # given
+    (shell.folder / "guarded.py").write_text(GUARDED)
+
+    # when
+    env = {"CELERIAC_AGENTS": "guarded"}
+    rich, simple = shell.run("agents", "--json", env=env).document
+    text = shell.run("agents", env=env).out
+
+    # then
+    assert simple["guards"] == []
+    assert rich["guards"] == [
+        *("idle 30.0 s", "deadline 5 min", "retry 4", "breaker", "breaker of openai/gpt-4.1"),
+        *("60 requests/min", "90,000 tokens/min", "3 requests/10 s of search", "10 at a time", "2 per tenant"),
+        "fallback 2",
+    ]
+    assert "retry 4, breaker, breaker of openai/gpt-4.1, 60 requests/min" in text
 
 
 def test_tables_on_a_pipe_are_plain_and_never_cut(shell: Shell) -> None:
@@ -297,7 +348,11 @@ def test_setting_that_does_not_fit_is_named(shell: Shell) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["runs", "list"], ["runs", "show", "x"], ["dead", "list"], ["worker"], ["up", "--no-flower"]],
+    [
+        *(["runs", "list"], ["runs", "show", "x"], ["dead", "list"], ["dead", "drop", "1753950000000-0"]),
+        *(["breakers"], ["breakers", "open", "x"], ["budgets"], ["budgets", "clear", "x"]),
+        *(["worker"], ["up", "--no-flower"]),
+    ],
     ids=" ".join,
 )
 def test_redis_that_is_down_is_named_without_its_password(shell: Shell, command: list[str]) -> None:
@@ -307,6 +362,53 @@ def test_redis_that_is_down_is_named_without_its_password(shell: Shell, command:
     # then
     result.assert_one_line("127.0.0.1:1", "cannot be reached", "CELERIAC_REDIS_URL")
     assert "topsecret" not in result.err + result.out
+
+
+RUN_ID = "01m827j9mx48nx7rdn7rf906"
+MESSAGE_ID = "1753950000000-0"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("dead redrive", "give ids, or --all"),
+        (f"dead redrive {RUN_ID} --all", "give ids, or --all"),
+        (f"dead redrive {RUN_ID} --flow f", "--agent, --flow and --kind choose among --all"),
+        ("dead redrive --all --kind messages --flow f", "a message has no flow"),
+        (f"dead redrive {RUN_ID} {RUN_ID} --input -", "an input belongs to one run"),
+        ("dead redrive --all --input -", "an input belongs to one run"),
+        (f"dead redrive {RUN_ID} {MESSAGE_ID} --to a --step s", "--to, --step is for runs"),
+        ("dead redrive --all --kind messages --deadline 5", "--deadline is for runs"),
+        ("dead drop", "give ids, or --all"),
+        ("budgets set acme", "give --tokens, --cost or both"),
+        ("budgets set acme --cost nan", "--cost"),
+        ("budgets set acme --cost -1", "--cost"),
+        ("budgets set acme --cost inf", "--cost"),
+        ("budgets set acme --tokens 5 --per 0", "--per"),
+        ("submit letters --input - --budget-cost nan", "--budget-cost"),
+        ("submit letters --input - --budget-tokens -5", "--budget-tokens"),
+    ],
+)
+def test_wrong_usage_is_told_before_a_server_is_asked(shell: Shell, command: str, said: str) -> None:
+    # when
+    result = shell.run(*command.split(), stdin='{"text": "a"}')
+
+    # then
+    assert result.code == 2, result
+    assert said in result.err
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("command", ["dead show x", "dead redrive x", f"dead drop {RUN_ID} {RUN_ID[:-1]}"])
+def test_what_is_no_id_is_told_before_a_server_is_asked(shell: Shell, command: str) -> None:
+    shell.run(*command.split(), env={"CELERIAC_REDIS_URL": ""}).assert_one_line(
+        "is no id of a run", "celeriac dead list"
+    )
+
+
+def test_redrive_to_an_agent_nobody_knows_names_those_that_are(shell: Shell) -> None:
+    result = shell.run("dead", "redrive", RUN_ID, "--to", "nobody")
+    result.assert_one_line("no agent 'nobody'", "letters.shout, letters.sign")
 
 
 def test_url_that_makes_no_sense_shows_what_one_looks_like(shell: Shell) -> None:

@@ -5,24 +5,27 @@ from __future__ import annotations
 import io
 import re
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 import pytest
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator.cli import demo, entry, output
+from orchestrator.cli import breakers, demo, entry, output
 from orchestrator.cli.board import Announcer
 from orchestrator.cli.demo import agents_prefix, documents
 from orchestrator.cli.failures import explain
+from orchestrator.cli.output import clock_time
 from orchestrator.cli.plain import plain
 from orchestrator.cli.progress import progress_by_stage
 from orchestrator.cli.supervisor import Change
 from orchestrator.cli.watching import View, line, telling_how_to_decide
-from orchestrator.cli.wording import details, how_to_go_on, outcome, remark
+from orchestrator.cli.wording import current_step, details, how_to_go_on, outcome, remark, spent, standing, took
 from orchestrator.errors import InvalidInput, OrchestratorError, RunFailed
-from orchestrator.messages import Decided, Event, RunState, StepState, Waiting
+from orchestrator.messages import Decided, Event, FailureKind, RunState, RunStatus, StepState, StepStatus, Waiting
+from orchestrator.state.guards import BreakerState
+from tests.docs.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 NASTY: Final = "first\nsecond\x1b[31m"
 TAME: Final = "first second·[31m"
+LONG_AGO: Final = 1_753_950_000_000  # ms; another day, whenever the tests run
 
 
 def run_state(status: str, **more: object) -> RunState:
@@ -89,6 +93,14 @@ def test_text_becomes_one_line_without_control_characters(text: str, shown: str)
         lambda: remark(step(waiting=asks(NASTY))),
         lambda: remark(step(decision=Decided(choice="approve", by="ada", note=NASTY, at_ms=1))),
         lambda: remark(step(status="failed", reason=NASTY)),
+        lambda: remark(step(status="delayed", due_ms=1, why=NASTY)),
+        lambda: standing(run_state("running", steps=(step(status="delayed", due_ms=1, why=NASTY),))),
+        lambda: standing(run_state("failed", reason=NASTY)),
+        lambda: details(event("StepDelayed", due_ms=1, why=NASTY)),
+        lambda: details(event("StepCompleted", reason=NASTY)),
+        lambda: details(event("RunUndoing", status="failed", reason=NASTY, steps=[{"undoes": "pay"}])),
+        lambda: details(event("RunRedriven", step="pay", agent="acme.pay", input="input", by=NASTY)),
+        lambda: details(event("DeadLetterDropped", by=NASTY)),
         lambda: explain(RunFailed("01abc", NASTY)),
         lambda: "\n".join(demo.closing_lines(nasty_document(), "http://127.0.0.1:5555", "celeriac up")[5:6]),
     ],
@@ -200,10 +212,115 @@ def test_run_that_waits_for_nobody_has_nothing_to_decide() -> None:
         ("failed", "rejected", "01abc rejected; it has ended as failed"),
         ("running", "approved", "01abc approved; it goes on"),
         ("completed", "approved", "01abc approved; it has completed"),
+        ("undoing", "cancelled", "01abc cancelled; it is being undone"),
     ],
 )
 def test_outcome_of_a_decision_is_a_sentence(status: str, wanted: str, said: str) -> None:
     assert outcome(run_state(status), wanted) == said
+
+
+@pytest.mark.parametrize("status", get_args(RunStatus))
+def test_every_status_of_a_run_has_its_words(status: str) -> None:
+    assert outcome(run_state(status), "nothing").startswith("01abc nothing; it ")
+
+
+@pytest.mark.parametrize("status", [*get_args(RunStatus), *get_args(StepStatus), "open", "half-open", "closed"])
+def test_every_status_has_its_colour(status: str) -> None:
+    assert status in output.COLOURS
+
+
+# What was delayed, degraded, undone, used
+
+
+def test_delayed_step_tells_until_when_and_why_and_takes_no_time() -> None:
+    # given
+    delayed = step(status="delayed", due_ms=LONG_AGO, why="attempt 1 of 3: no", started_ms=LONG_AGO, attempt=1)
+    state = run_state("running", steps=(step("first", "completed"), delayed))
+
+    # then
+    assert remark(delayed) == f"again at {clock_time(LONG_AGO)}: attempt 1 of 3: no"
+    assert standing(state) == remark(delayed)
+    assert current_step(state) == "check"
+    assert took(delayed) == ""
+
+
+def test_result_that_a_fallback_gave_is_degraded_and_one_without_budget_partial() -> None:
+    # given
+    fallen = step(status="completed", degraded=True, reason="the breaker is open")
+
+    # then
+    assert remark(fallen) == "by the fallback; the breaker is open"
+    assert standing(run_state("completed", steps=(fallen,))) == "degraded"
+    assert standing(run_state("completed", partial=True)) == "partial"
+    assert details(event("StepCompleted", reason="no budget", partial=True)) == "partial; no budget"
+    assert details(event("RunCompleted", partial=True)) == "partial"
+
+
+def test_run_that_is_being_undone_tells_how_it_ends() -> None:
+    # given
+    steps = (step("pay", "completed", undone=True), step("end", "failed"), step("pay~undo", "ready", undoes="pay"))
+    state = run_state("undoing", steps=steps, ending={"status": "failed", "reason": "end: no"})
+
+    # then
+    assert standing(state) == "ends as failed; end: no"
+    assert [remark(one) for one in steps] == ["undone", "", "undoes pay"]
+    assert current_step(state) == "pay~undo"
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "said"),
+    [
+        ("StepLost", {"attempt": 1, "worker": "w"}, "attempt 1 on w stopped answering"),
+        (
+            "StepLost",
+            {"attempt": 2, "worker": "w", "due_ms": LONG_AGO, "why": "lost 2 times"},
+            f"attempt 2 on w stopped answering; delayed again at {clock_time(LONG_AGO)}: lost 2 times",
+        ),
+        (
+            "RunUndoing",
+            {"status": "cancelled", "steps": [{"undoes": "pay"}, {"undoes": "book"}]},
+            "pay, book: cancelled",
+        ),
+        (
+            "RunRedriven",
+            {"agent": "acme.pay", "input": "book", "by": "ada"},
+            "by acme.pay with book, asked for by ada",
+        ),
+        ("DeadLetterDropped", {}, "by nobody"),
+    ],
+)
+def test_events_of_trouble_are_told_in_words(kind: str, data: dict[str, object], said: str) -> None:
+    assert details(event(kind, **data)) == said
+
+
+@pytest.mark.parametrize(
+    ("tokens", "cost", "said"),
+    [(0, 0.0, ""), (1200, 0.0, "1,200 tokens"), (0, 0.03, "cost 0.03"), (1, 12.0, "1 tokens, cost 12")],
+)
+def test_what_was_used_is_told_without_zeros(tokens: int, cost: float, said: str) -> None:
+    assert spent(tokens, cost) == said
+
+
+def test_the_table_of_dead_letters_has_every_kind() -> None:
+    kinds = [row[0].strip("`") for row in table("dead-letters.md", "Kind")]
+    assert kinds == [*get_args(FailureKind), "unreadable"]
+
+
+def breaker(**facts: object) -> BreakerState:
+    known: dict[str, Any] = {"name": "p", "state": "open", "forced": False, "calls": 9, "failures": 5, "probes": 0}
+    return BreakerState(**known | {"since": 3.0, "retry_in": 0.0} | facts)
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"retry_in": 12.0}, "lets a call through in 12.0 s"),
+        ({"forced": True}, "by hand, until `celeriac breakers auto p`"),
+        ({"state": "closed"}, ""),
+    ],
+)
+def test_breaker_tells_when_it_lets_a_call_through_or_who_holds_it(facts: dict[str, object], said: str) -> None:
+    assert breakers.remark(breaker(**facts)) == said
 
 
 # Errors

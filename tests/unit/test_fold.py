@@ -14,10 +14,10 @@ from orchestrator.state.fold import UnknownEventError, fold
 SCRIPTS = Path(__file__).parents[2] / "orchestrator" / "state" / "scripts"
 RUN = "0" * 24
 # An event's type is written out where it is emitted: `emit('StepLost', ...)`, `finish(..., 'RunFailed', ...)`.
-EMITTED = re.compile(r"'((?:Run|Step)[A-Z][A-Za-z]+)'")
+EMITTED = re.compile(r"'((?:Run|Step|Effect|DeadLetter)[A-Z][A-Za-z]+)'")
 
 
-def event(kind: str, at_ms: int = 1, **data: object) -> Event:
+def event(kind: str, at_ms: int = 1, /, **data: object) -> Event:
     return Event.model_validate({"id": f"{at_ms}-0", "type": kind, "version": 1, "at_ms": at_ms, "data": data})
 
 
@@ -46,15 +46,21 @@ def types_in_scripts() -> set[str]:
 
 def test_the_scripts_write_these_events() -> None:
     assert sorted(types_in_scripts()) == [
+        "DeadLetterDropped",
+        "EffectRecorded",
         "RunCancelled",
         "RunCompleted",
         "RunFailed",
+        "RunRedriven",
         "RunSubmitted",
+        "RunUndoing",
         "StepCompleted",
         "StepDecided",
+        "StepDelayed",
         "StepFailed",
         "StepFellBack",
         "StepLost",
+        "StepReady",
         "StepRedispatched",
         "StepRevised",
         "StepStarted",
@@ -76,17 +82,32 @@ FACTS: dict[str, JsonValue] = {
     "waiting": {"until_ms": 9, "default": "reject"},
     "decision": {"choice": "approve", "by": "me"},
     "dispatches": 2,
+    "losses": 1,
+    "tokens": 5,
+    "due_ms": 9,
+    "why": "busy",
+    "status": "failed",
+    "kind": "failed",
+    "deadline_ms": 2000,
+    "by": "me",
+    "reset": ["first", "second"],
+    "revised": ["first"],
 }
+UNDO: JsonValue = {"name": "first~undo", "agent": "u", "input": "first@1", "undoes": "first"}
+DEAD = event("RunFailed", 2, reason="first: no", kind="failed", step="first")
 
 
 def known(kind: str, version: int = 1) -> Event:
     """Return an event that has all the facts that any event has."""
-    return Event(id="2-0", type=kind, version=version, at_ms=2, data=FACTS)
+    facts = FACTS | ({"steps": [UNDO]} if kind == "RunUndoing" else {})
+    return Event(id="2-0", type=kind, version=version, at_ms=2, data=facts)
 
 
 @pytest.mark.parametrize("kind", sorted(types_in_scripts() - {"RunSubmitted"}))
 def test_every_event_that_a_script_writes_can_be_read_back(kind: str) -> None:
-    assert fold(RUN, [SUBMITTED, known(kind)]) != fold(RUN, [SUBMITTED])
+    before = [SUBMITTED, DEAD] if kind == "DeadLetterDropped" else [SUBMITTED]
+
+    assert fold(RUN, [*before, known(kind)]) != fold(RUN, before)
 
 
 @pytest.mark.parametrize(("kind", "version"), [("StepTeleported", 1), ("StepStarted", 2), ("StepStarted", 0)])

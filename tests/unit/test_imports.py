@@ -15,15 +15,15 @@ RANKS = {
     "errors": 0,
     "settings": 0,
     "messages": 0,
-    "agent": 1,
     "state": 1,
     "broker": 2,
     "resilience": 2,
-    "patterns": 3,
-    "client": 4,
-    "runtime": 5,
-    "app": 6,
-    "cli": 7,
+    "agent": 3,
+    "patterns": 4,
+    "client": 5,
+    "runtime": 6,
+    "app": 7,
+    "cli": 8,
 }
 
 
@@ -35,11 +35,12 @@ def _below(rank: int) -> frozenset[str]:
 MAY_IMPORT = {room: _below(rank) for room, rank in RANKS.items()} | {
     "settings": frozenset({"errors"}),
     "messages": frozenset({"errors"}),
+    "agent": _below(1) | {"resilience"},
     "observability": _below(2),
-    "app": _below(6) | {"observability"},
-    "testing": _below(5),
-    "cli": _below(7) | {TOP},
-    TOP: _below(7) | {"testing"},
+    "app": _below(7) | {"observability"},
+    "testing": _below(6),
+    "cli": _below(8) | {TOP},
+    TOP: _below(8) | {"testing"},
 }
 
 

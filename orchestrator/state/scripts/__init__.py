@@ -1,13 +1,15 @@
 """
 The Lua scripts, one file each, and one typed function for each.
 
-`_run.lua` is put in front of every script on a run: it names the keys and holds what the scripts share.
+`_run.lua` is put in front of every script on a run, `_guards.lua` of every one on guards: they name the keys and hold
+what the scripts share.
 """
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
 
 from orchestrator.state import keys
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
     from redis import Redis
     from redis.client import Pipeline
+
+IN_FRONT: Final = re.compile(r"^KEYS\[.*\] +as in (_\w+\.lua)$", re.MULTILINE)
 
 Reply = list[bytes]
 Renewal = Literal["renewed", "stale", "closed"]
@@ -33,10 +37,11 @@ class _Script(Protocol):
 
 
 def source(name: str) -> str:
-    """Return a script's text; where it works on a run, with `_run.lua` in front."""
+    """Return a script's text, with the file in front that its header takes its keys from."""
     folder = files(__package__)
     text = (folder / f"{name}.lua").read_text()
-    return (folder / "_run.lua").read_text() + text if "as in _run.lua" in text else text
+    front = IN_FRONT.search(text)
+    return (folder / front[1]).read_text() + text if front else text
 
 
 class Scripts:
@@ -58,9 +63,15 @@ class Scripts:
         self._fail = register("fail")
         self._decide = register("decide")
         self._cancel = register("cancel")
+        self._postpone = register("postpone")
+        self._degrade = register("degrade")
+        self._wake = register("wake")
+        self._redrive = register("redrive")
+        self._drop = register("drop")
         self._lost = register("lost")
         self._redispatch = register("redispatch")
         self._due = register("due")
+        self._timers = register("timers")
         self._lead = register("lead")
 
     def submit(  # noqa: PLR0913  one parameter for each key and ARGV
@@ -68,6 +79,7 @@ class Scripts:
         run_id: str,
         key: str,
         holder: str,
+        parent: str,
         *,
         plan: str,
         value: bytes,
@@ -76,14 +88,15 @@ class Scripts:
         dispatch_ms: int,
         refused: str,
         digest: str,
+        dead_ms: int,
         pipe: Pipeline | None = None,
     ) -> Reply:
         """Create a run."""
         return cast(
             "Reply",
             self._submit(
-                [*keys.of_run(run_id), key, keys.run(holder)],
-                [plan, value, deadline_ms, retention_ms, dispatch_ms, refused, digest],
+                [*keys.of_run(run_id), key, keys.run(holder), keys.run(parent), keys.children(parent)],
+                [plan, value, deadline_ms, retention_ms, dispatch_ms, refused, digest, dead_ms],
                 client=pipe,
             ),
         )
@@ -114,26 +127,100 @@ class Scripts:
         verdict: str,
         details: str,
         dispatch_ms: int,
+        tokens: int,
+        cost: float,
     ) -> Reply:
         """Record a step's output."""
-        args: list[str | bytes | float] = [step, fence, name, value, verdict, details, dispatch_ms]
+        args: list[str | bytes | float] = [step, fence, name, value, verdict, details, dispatch_ms, tokens, cost]
         return cast("Reply", self._commit(keys.of_run(run_id), args))
 
-    def fail(self, run_id: str, step: str, *, fence: str, reason: str) -> bytes:
+    def fail(
+        self, run_id: str, step: str, *, fence: str, reason: str, kind: str, dispatch_ms: int, tokens: int, cost: float
+    ) -> bytes:
         """Fail a step and its run."""
-        return cast("bytes", self._fail(keys.of_run(run_id), [step, fence, reason]))
+        args: list[str | bytes | float] = [step, fence, reason, kind, dispatch_ms, tokens, cost]
+        return cast("bytes", self._fail(keys.of_run(run_id), args))
+
+    def postpone(
+        self,
+        run_id: str,
+        step: str,
+        *,
+        fence: str,
+        delay_ms: int,
+        why: str,
+        counts: bool,
+        total_ms: int,
+        tokens: int,
+        cost: float,
+    ) -> bytes:
+        """Give a step back that is to run again later."""
+        args: list[str | bytes | float] = [step, fence, delay_ms, why, int(counts), total_ms, tokens, cost]
+        return cast("bytes", self._postpone(keys.of_run(run_id), args))
+
+    def degrade(
+        self,
+        run_id: str,
+        step: str,
+        *,
+        fence: str,
+        agent: str,
+        reason: str,
+        rung: int,
+        dispatch_ms: int,
+        tokens: int,
+        cost: float,
+    ) -> bytes:
+        """Give a step that failed to another agent."""
+        args: list[str | bytes | float] = [step, fence, agent, reason, rung, dispatch_ms, tokens, cost]
+        return cast("bytes", self._degrade(keys.of_run(run_id), args))
+
+    def wake(self, run_id: str, step: str, *, turn: bool, dispatch_ms: int, pipe: Pipeline) -> None:
+        """Queue on a pipeline that a delayed step becomes ready."""
+        self._wake(keys.of_run(run_id), [step, int(turn), dispatch_ms], client=pipe)
+
+    def redrive(
+        self,
+        run_id: str,
+        step: str,
+        *,
+        name: str,
+        value: bytes,
+        agent: str,
+        deadline_ms: int,
+        by: str,
+        dispatch_ms: int,
+    ) -> Reply:
+        """Let a failed run go on."""
+        args: list[str | bytes | float] = [step, name, value, agent, deadline_ms, by, dispatch_ms]
+        return cast("Reply", self._redrive(keys.of_run(run_id), args))
+
+    def drop(self, run_id: str, *, by: str) -> bytes:
+        """Give a dead letter up."""
+        return cast("bytes", self._drop(keys.of_run(run_id), [by]))
 
     def decide(self, run_id: str, step: str, *, choice: str, by: str, note: str, dispatch_ms: int) -> Reply:
         """Settle a waiting gate."""
         return cast("Reply", self._decide(keys.of_run(run_id), [step, choice, by, note, dispatch_ms]))
 
-    def cancel(self, run_id: str, *, status: str, reason: str, by: str) -> bytes:
+    def cancel(self, run_id: str, *, status: str, reason: str, by: str, dispatch_ms: int) -> bytes:
         """End a run from outside."""
-        return cast("bytes", self._cancel(keys.of_run(run_id), [status, reason, by]))
+        return cast("bytes", self._cancel(keys.of_run(run_id), [status, reason, by, dispatch_ms]))
 
-    def lost(self, run_id: str, step: str, *, max_attempts: int, dispatch_ms: int) -> bytes:
+    def lost(
+        self,
+        run_id: str,
+        step: str,
+        *,
+        max_attempts: int,
+        dispatch_ms: int,
+        pause_ms: int,
+        jitter: float,
+        lease_ms: int,
+    ) -> bytes:
         """Take a step back whose lease has expired."""
-        return cast("bytes", self._lost(keys.of_run(run_id), [step, max_attempts, dispatch_ms]))
+        args: list[str | bytes | float] = [step, max_attempts, dispatch_ms, pause_ms, jitter, lease_ms]
+        return cast("bytes", self._lost(keys.of_run(run_id), args))
 
     def redispatch(self, run_id: str, step: str, *, empty: str, dispatch_ms: int, longest_ms: int) -> bytes:
         """Decide whether a ready step's message is lost."""
@@ -142,7 +229,12 @@ class Scripts:
     def due(self, shard: str, *, limit: int, pipe: Pipeline) -> None:
         """Queue the look for a shard's due entries on a pipeline."""
         indexes = [keys.index(shard, status) for status in ("completed", "failed", "cancelled")]
-        self._due([keys.leases(shard), keys.ready(shard), keys.timers(shard), *indexes], [limit], client=pipe)
+        found = [keys.leases(shard), keys.ready(shard), *indexes, keys.dead(shard)]
+        self._due(found, [limit], client=pipe)
+
+    def timers(self, shard: str, *, limit: int, pipe: Pipeline) -> None:
+        """Queue the look for a shard's due timers on a pipeline."""
+        self._timers([keys.timers(shard)], [limit], client=pipe)
 
     def lead(self, owner: str, ttl_ms: int) -> bool:
         """Become, stay or (0) stop being the caretaker."""

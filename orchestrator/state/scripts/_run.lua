@@ -12,14 +12,20 @@ KEYS[10]  waiting    zset    {sNN}:runs:waiting
 KEYS[11]  completed  zset    {sNN}:runs:completed
 KEYS[12]  failed     zset    {sNN}:runs:failed
 KEYS[13]  cancelled  zset    {sNN}:runs:cancelled
+KEYS[14]  undoing    zset    {sNN}:runs:undoing
+KEYS[15]  dead       zset    {sNN}:dead
+KEYS[16]  children   set     {sNN}:run:<id>:children
 ]]
 local RUN, DATA, EVENTS = KEYS[1], KEYS[2], KEYS[3]
 local READY, LEASES, TIMERS, MARKS = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local INDEX = {queued = KEYS[8], running = KEYS[9], waiting = KEYS[10],
-               completed = KEYS[11], failed = KEYS[12], cancelled = KEYS[13]}
+               completed = KEYS[11], failed = KEYS[12], cancelled = KEYS[13], undoing = KEYS[14]}
+local DEAD, CHILDREN = KEYS[15], KEYS[16]
 local ID = string.match(RUN, '([^:]+)$')
 local TIME = redis.call('TIME')
 local NOW = TIME[1] * 1000 + math.floor(TIME[2] / 1000)
+local UNDO_MS = 86400000  -- the time in which everything must be undone
+local LONGEST_REASON = 2000
 
 -- The run's own fields that the scripts read, in one call; an absent run has no status.
 local function run_fields(step)
@@ -29,7 +35,7 @@ local function run_fields(step)
 end
 
 local function live(status)
-  return status == 'queued' or status == 'running' or status == 'waiting'
+  return status == 'queued' or status == 'running' or status == 'waiting' or status == 'undoing'
 end
 
 local function load(step)
@@ -42,6 +48,11 @@ end
 
 local function member(step)
   return ID .. '/' .. step
+end
+
+-- The entry among the timers of the time by which a step must be done; no step's name begins with a slash.
+local function by_then(step)
+  return ID .. '//' .. step
 end
 
 local function emit(type, facts)
@@ -57,71 +68,212 @@ local function set_status(from, to)
   end
 end
 
+-- A step's work or wait has begun again or is over: what it waited for is not of interest any more.
+local function settle(rec)
+  rec.waiting, rec.due_ms, rec.why = nil, nil, nil
+end
+
 -- A ready step has a dispatch deadline from the moment it is ready: a lost message leaves no lease to expire.
 local function make_ready(step, rec, dispatch_ms)
+  settle(rec)
   rec.status, rec.dispatches, rec.ready_ms = 'ready', 1, NOW
+  rec.first_ms = rec.first_ms or NOW
+  if rec.within_ms and not rec.until_ms then
+    rec.until_ms = NOW + rec.within_ms
+    redis.call('ZADD', TIMERS, rec.until_ms, by_then(step))
+  end
   save(step, rec)
   redis.call('ZADD', READY, NOW + dispatch_ms, member(step))
 end
 
+-- Not before a time: state and a timer, no worker.
+local function make_delayed(step, rec, delay_ms, why)
+  rec.status, rec.due_ms, rec.why = 'delayed', NOW + delay_ms, why
+  save(step, rec)
+  redis.call('ZADD', TIMERS, rec.due_ms, member(step))
+end
+
+-- What an attempt has used, added to the step's own account.
+local function spend(rec, tokens, cost)
+  tokens, cost = tonumber(tokens), tonumber(cost)
+  if tokens > 0 then rec.tokens = (rec.tokens or 0) + tokens end
+  if cost > 0 then rec.cost = (rec.cost or 0) + cost end
+end
+
+local function leave_indexes(step, rec)
+  redis.call('ZREM', READY, member(step))
+  redis.call('ZREM', LEASES, member(step))
+  redis.call('ZREM', TIMERS, member(step))
+  if rec.until_ms then redis.call('ZREM', TIMERS, by_then(step)) end
+end
+
+-- What is behind claim checks has keys of its own, in the run's slot: where the run lasts longer, so must they.
+local function keep_values(ttl_ms)
+  for _, stored in ipairs(redis.call('HVALS', DATA)) do
+    if string.byte(stored) == 1 then redis.call('PEXPIRE', RUN .. ':blob:' .. string.sub(stored, 2), ttl_ms, 'GT') end
+  end
+end
+
+-- The steps in the flow's order; what undoes them comes last.
+local function in_order()
+  return cjson.decode(redis.call('HGET', RUN, 'order'))
+end
+
+-- What was done is undone, the last first, before a run ends as failed or cancelled. Returns whether there is anything.
+local function undo(from, to, event, facts, dispatch_ms)
+  local order, steps, plan = in_order(), {}, {}
+  for i = #order, 1, -1 do
+    local rec = load(order[i])
+    if rec.undo and rec.status == 'completed' and not rec.undone then
+      -- The revision is the step's: what `once` recorded when an earlier doing was undone is of no use to this one.
+      steps[#steps + 1] = {name = order[i] .. '~undo', agent = rec.undo, input = rec.output, undoes = order[i],
+                           revision = rec.revision}
+    end
+  end
+  if #steps == 0 then return false end
+  redis.call('HSET', RUN, 'ending', cjson.encode({status = to, reason = facts.reason, kind = facts.kind, step = facts.step, by = facts.by}))
+  local deadline_ms = NOW + UNDO_MS
+  redis.call('HSET', RUN, 'deadline_ms', deadline_ms)
+  redis.call('ZADD', TIMERS, deadline_ms, ID)
+  local kept = redis.call('HMGET', RUN, 'retention_ms', 'dead_ms')
+  keep_values(UNDO_MS + math.max(tonumber(kept[1]), tonumber(kept[2] or 0)))
+  set_status(from, 'undoing')
+  for i, rec in ipairs(steps) do
+    rec.next = steps[i + 1] and steps[i + 1].name
+    plan[i] = cjson.decode(cjson.encode(rec))
+    order[#order + 1] = rec.name
+  end
+  redis.call('HSET', RUN, 'order', cjson.encode(order))
+  emit('RunUndoing', {status = to, reason = facts.reason, kind = facts.kind, step = facts.step, by = facts.by,
+                      deadline_ms = deadline_ms, steps = plan})
+  for i, rec in ipairs(steps) do
+    local name = rec.name
+    rec.name, rec.status = nil, 'pending'
+    if i == 1 then make_ready(name, rec, dispatch_ms) else save(name, rec) end
+  end
+  return true
+end
+
 -- End the run: close what is unfinished, leave no index entry, let every key expire.
-local function finish(from, to, retention_ms, event, facts)
-  if to ~= 'completed' then
+-- Returns 'undoing' where something has to be undone before: it is ready.
+local function finish(from, to, retention_ms, event, facts, dispatch_ms)
+  if to ~= 'completed' or facts.partial then
     local fields = redis.call('HGETALL', RUN)
     for i = 1, #fields, 2 do
       local step = string.match(fields[i], '^step:(.*)$')
       if step then
         local rec = cjson.decode(fields[i + 1])
-        if rec.status == 'pending' or rec.status == 'ready' or rec.status == 'running' or rec.status == 'waiting' then
-          rec.status, rec.waiting = 'cancelled', nil
+        if rec.status ~= 'completed' and rec.status ~= 'failed' and rec.status ~= 'cancelled' then
+          settle(rec)
+          rec.status = 'cancelled'
           save(step, rec)
-          redis.call('ZREM', READY, member(step))
-          redis.call('ZREM', LEASES, member(step))
-          redis.call('ZREM', TIMERS, member(step))
+          leave_indexes(step, rec)
         end
       end
     end
   end
+  if to ~= 'completed' then
+    -- Runs that this one has started end with it; the caretaker sees to it.
+    if redis.call('EXISTS', CHILDREN) == 1 then redis.call('ZADD', TIMERS, NOW, by_then('')) end
+    if from ~= 'undoing' and undo(from, to, event, facts, dispatch_ms) then return 'undoing' end
+  end
+  if facts.kind then retention_ms = tonumber(redis.call('HGET', RUN, 'dead_ms') or retention_ms) end
   redis.call('ZREM', TIMERS, ID)
   redis.call('ZREM', INDEX[from], ID)
   redis.call('ZADD', INDEX[to], NOW + retention_ms, ID)
   redis.call('HSET', RUN, 'status', to, 'ended_ms', NOW)
+  redis.call('HDEL', RUN, 'ending')
   if facts.reason then redis.call('HSET', RUN, 'reason', facts.reason) end
   if facts.output then redis.call('HSET', RUN, 'output', facts.output) end
+  if facts.partial then redis.call('HSET', RUN, 'partial', '1') end
+  if facts.kind then
+    redis.call('HSET', RUN, 'failure', cjson.encode({kind = facts.kind, step = facts.step}))
+    redis.call('ZADD', DEAD, NOW + retention_ms, ID)
+  end
   emit(event, facts)
   redis.call('PEXPIRE', RUN, retention_ms)
   redis.call('PEXPIRE', DATA, retention_ms)
   redis.call('PEXPIRE', EVENTS, retention_ms)
+  redis.call('PEXPIRE', CHILDREN, retention_ms)
+  return 'ended'
 end
 
-local function fail_run(from, retention_ms, step, rec, reason)
+-- Everything is undone that could be: the run ends as it was going to.
+local function end_undoing(retention_ms)
+  local ending = cjson.decode(redis.call('HGET', RUN, 'ending'))
+  local event = ending.status == 'failed' and 'RunFailed' or 'RunCancelled'
+  return finish('undoing', ending.status, retention_ms, event,
+    {reason = ending.reason, kind = ending.kind, step = ending.step, by = ending.by})
+end
+
+-- A step has failed for good, and its run with it. Returns 'failed', or 'undoing': a step is ready that undoes another.
+local function fail_run(from, retention_ms, step, rec, reason, kind, dispatch_ms)
+  settle(rec)
   rec.status, rec.reason, rec.ended_ms = 'failed', reason, NOW
   save(step, rec)
-  emit('StepFailed', {step = step, reason = reason})
-  finish(from, 'failed', retention_ms, 'RunFailed', {reason = step .. ': ' .. reason})
+  leave_indexes(step, rec)
+  local facts = {step = step, reason = reason, tokens = rec.tokens, cost = rec.cost,
+                 losses = rec.losses, strikes = rec.strikes}
+  if rec.undoes then
+    -- The others are undone all the same, and the run tells what was not.
+    local ending = cjson.decode(redis.call('HGET', RUN, 'ending'))
+    ending.status, ending.kind, ending.step = 'failed', 'undo', step
+    ending.reason = ending.reason or ''
+    if #ending.reason < LONGEST_REASON then
+      local before = ending.reason == '' and '' or ending.reason .. '; '
+      ending.reason = before .. rec.undoes .. ' is not undone: ' .. reason
+    end
+    redis.call('HSET', RUN, 'ending', cjson.encode(ending))
+    facts.ending = ending.reason
+    emit('StepFailed', facts)
+    if rec.next then
+      make_ready(rec.next, load(rec.next), dispatch_ms)
+      return 'undoing'
+    end
+    end_undoing(retention_ms)
+    return 'failed'
+  end
+  emit('StepFailed', facts)
+  facts = {reason = step .. ': ' .. reason, kind = kind, step = step}
+  if finish(from, 'failed', retention_ms, 'RunFailed', facts, dispatch_ms) == 'undoing' then return 'undoing' end
+  return 'failed'
 end
 
 -- The step's output is in: what follows becomes ready, or the run is completed. Returns the reply to the caller.
 local function complete(status, retention_ms, step, rec, dispatch_ms)
-  rec.status, rec.ended_ms, rec.waiting = 'completed', NOW, nil
+  settle(rec)
+  rec.status, rec.ended_ms = 'completed', NOW
   save(step, rec)
-  emit('StepCompleted', {step = step, output = rec.output})
+  if rec.until_ms then redis.call('ZREM', TIMERS, by_then(step)) end
+  emit('StepCompleted', {step = step, output = rec.output, tokens = rec.tokens, cost = rec.cost,
+                         reason = rec.degraded and rec.reason or nil})
+  if rec.undoes then
+    local done = load(rec.undoes)
+    done.undone = true
+    save(rec.undoes, done)
+  end
   if rec.next then
     local following = load(rec.next)
-    following.input = rec.output
+    if not rec.undoes then following.input = rec.output end
     make_ready(rec.next, following, dispatch_ms)
     return {'next', rec.next}
   end
-  finish(status, 'completed', retention_ms, 'RunCompleted', {output = rec.output})
+  if rec.undoes then
+    end_undoing(retention_ms)
+  else
+    finish(status, 'completed', retention_ms, 'RunCompleted', {output = rec.output})
+  end
   return {'finished', ''}
 end
 
-local function fall_back(step, rec, agent, reason, dispatch_ms)
-  local start = load(rec.start or step)
+-- Another agent takes the step: of a gate what its gate's first step took, else what the step itself took.
+local function fall_back(step, rec, agent, reason, input, dispatch_ms)
   rec.instead_of = rec.instead_of or rec.agent
   rec.agent, rec.reason, rec.degraded = agent, reason, true
-  rec.input, rec.attempt = start.input, 0
-  rec.draft = nil  -- another agent's, of another type
-  emit('StepFellBack', {step = step, agent = agent, input = rec.input, reason = reason})
+  rec.input, rec.attempt = input, 0
+  rec.draft, rec.output = nil, nil  -- another agent's, of another type
+  rec.first_ms, rec.losses, rec.strikes = nil, nil, nil
+  emit('StepFellBack', {step = step, agent = agent, input = input, reason = reason, rung = rec.rung,
+                        tokens = rec.tokens, cost = rec.cost})
   make_ready(step, rec, dispatch_ms)
 end

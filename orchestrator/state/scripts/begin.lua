@@ -1,25 +1,35 @@
 --[[ begin: take the lease of a ready step, count the attempt, hand out its input.
-KEYS[1-13]                 as in _run.lua
+KEYS[1-16]                 as in _run.lua
 ARGV[1]   step     string
 ARGV[2]   nonce    string  random, the caller's; the same one again gets the same answer
 ARGV[3]   lease_ms int     > 0
 ARGV[4]   worker   string  for people to read
 ARGV[5]   agent    string  the caller's; after a fallback the step is another agent's
-Returns   {'execute', step JSON, input, draft, flow, tenant, tags JSON, deadline_ms, now_ms, retention_ms}
-          | {'gone'} no such run or step | {'closed'} the run has ended | {'done'} the step is completed
-          | {'held'} another attempt has the lease | {'early'} the step is not ready yet | {'moved'} to another agent
+Returns   {'execute', step JSON, input, draft, flow, tenant, tags JSON, deadline_ms, now_ms, keep_ms, priority, budgets JSON}
+          | {'gone'} no such run or step | {'closed'} the run, or the one it is a child of, has ended
+          | {'done'} the step is completed | {'held'} another attempt has the lease | {'early'} the step is not ready yet
+          | {'moved'} to another agent | {'late'} its time has passed
 Atomic    state, lease, fence and event together: a second delivery between them would execute too
 ]]
 local step, nonce = ARGV[1], ARGV[2]
 local status, deadline_ms, retention_ms, priority, rec = run_fields(step)
 if not status or not rec then return {'gone'} end
 if rec.status == 'completed' then return {'done'} end
-if not live(status) or deadline_ms <= NOW then return {'closed'} end
+local over = rec.status == 'cancelled' or rec.status == 'failed'  -- while what was done is undone
+if not live(status) or deadline_ms <= NOW or over then return {'closed'} end
+-- A child lives in its parent's shard, so the parent's key is in the same slot as KEYS.
+local parent = redis.call('HGET', RUN, 'parent')
+while parent do
+  local above = redis.call('HMGET', string.sub(RUN, 1, -#ID - 1) .. parent, 'status', 'parent')
+  if above[1] == 'failed' or above[1] == 'cancelled' or above[1] == 'undoing' then return {'closed'} end
+  parent = above[2]
+end
 local again = rec.status == 'running' and string.match(rec.fence, '%-(.*)$') == nonce
 if not again then
   if rec.status == 'running' then return {'held'} end
   if rec.status ~= 'ready' then return {'early'} end
   if rec.agent ~= ARGV[5] then return {'moved'} end
+  if rec.until_ms and rec.until_ms <= NOW then return {'late'} end
   rec.attempt, rec.begins = (rec.attempt or 0) + 1, (rec.begins or 0) + 1
   rec.fence = rec.begins .. '-' .. nonce
   rec.status, rec.started_ms, rec.worker = 'running', NOW, ARGV[4]
@@ -29,11 +39,13 @@ if not again then
   end
   save(step, rec)
   emit('StepStarted', {step = step, attempt = rec.attempt, begins = rec.begins, fence = rec.fence, worker = ARGV[4]})
-  set_status(status, 'running')
+  if status ~= 'undoing' then set_status(status, 'running') end
   redis.call('ZREM', READY, member(step))
 end
 redis.call('ZADD', LEASES, NOW + tonumber(ARGV[3]), member(step))
-local run = redis.call('HMGET', RUN, 'flow', 'tenant', 'tags')
+local run = redis.call('HMGET', RUN, 'flow', 'tenant', 'tags', 'dead_ms', 'budgets')
+local keep_ms = math.max(retention_ms, tonumber(run[4] or 0))
 local input = redis.call('HGET', DATA, rec.input)
 local draft = rec.draft and redis.call('HGET', DATA, rec.draft) or ''
-return {'execute', cjson.encode(rec), input, draft, run[1], run[2], run[3], deadline_ms, NOW, retention_ms}
+return {'execute', cjson.encode(rec), input, draft, run[1], run[2], run[3], deadline_ms, NOW, keep_ms,
+        priority, run[5] or '[]'}

@@ -1,12 +1,15 @@
 --[[ commit: record a step's output, once, and make ready what follows by its gate's verdict.
-KEYS[1-13]                 as in _run.lua
+KEYS[1-16]                 as in _run.lua
 ARGV[1]   step     string
 ARGV[2]   fence    string  from begin
 ARGV[3]   name     string  the output's name, unique to the attempt
 ARGV[4]   output   string  JSON, or its claim check
-ARGV[5]   verdict  string  complete | revise | fallback | wait
-ARGV[6]   details  JSON    revise: feedback; fallback: agent, reason; wait: question, timeout_ms, default, fallback
+ARGV[5]   verdict  string  complete | partial | revise | fallback | wait
+ARGV[6]   details  JSON    complete: reason, where the output is a degraded one; partial: reason; revise: feedback;
+                           fallback: agent, reason; wait: question, timeout_ms, default, fallback
 ARGV[7]   dispatch_ms int  > 0
+ARGV[8]   tokens   int     used by the attempt
+ARGV[9]   cost     number  likewise
 Returns   {'next', step} | {'finished', ''} | {'again', step} | {'waiting', ''}
           | {'stale'} the step is another's | {'closed'} the run has ended; nothing was written
 Atomic    fence, output, event and what follows together: a death between them would lose or double a step
@@ -18,27 +21,43 @@ if not live(status) or rec.status ~= 'running' or rec.fence ~= fence then
   if redis.call('HGET', DATA, ARGV[3]) ~= ARGV[4] then return {live(status) and 'stale' or 'closed'} end
   -- The reply to this very commit was lost and the caller asks again: told `stale`, it would drop what is recorded.
   if verdict == 'wait' then return {'waiting', ''} end
-  if verdict ~= 'complete' then return {'again', rec.start or step} end
+  if verdict == 'partial' and not rec.undoes then return {'finished', ''} end
+  if verdict ~= 'complete' and verdict ~= 'partial' then return {'again', rec.start or step} end
   return rec.next and {'next', rec.next} or {'finished', ''}
 end
 local details = cjson.decode(ARGV[6])
 redis.call('HSET', DATA, ARGV[3], ARGV[4])
 redis.call('ZREM', LEASES, member(step))
 rec.output = ARGV[3]
+spend(rec, ARGV[8], ARGV[9])
 if verdict == 'complete' then
+  if details.reason then rec.degraded, rec.reason = true, details.reason end
   return complete(status, retention_ms, step, rec, dispatch_ms)
+elseif verdict == 'partial' and rec.undoes then
+  -- Half undone is not undone, and no reason for the run to be completed.
+  rec.output = nil
+  fail_run(status, retention_ms, step, rec, details.reason, nil, dispatch_ms)
+  return rec.next and {'next', rec.next} or {'finished', ''}
+elseif verdict == 'partial' then
+  -- The run ends with what it has: an output of an earlier step, which the flow's type does not fit.
+  settle(rec)
+  rec.status, rec.ended_ms, rec.degraded, rec.reason = 'completed', NOW, true, details.reason
+  save(step, rec)
+  leave_indexes(step, rec)
+  emit('StepCompleted', {step = step, output = rec.output, tokens = rec.tokens, cost = rec.cost, reason = rec.reason, partial = true})
+  finish(status, 'completed', retention_ms, 'RunCompleted', {output = rec.output, partial = true})
+  return {'finished', ''}
 elseif verdict == 'wait' then
   rec.status = 'waiting'
   rec.waiting = {question = details.question, until_ms = NOW + details.timeout_ms,
                  default = details.default, fallback = details.fallback}
   save(step, rec)
   redis.call('ZADD', TIMERS, rec.waiting.until_ms, member(step))
-  emit('StepWaiting', {step = step, output = rec.output, waiting = rec.waiting})
+  emit('StepWaiting', {step = step, output = rec.output, waiting = rec.waiting, tokens = rec.tokens, cost = rec.cost})
   set_status(status, 'waiting')
   return {'waiting', ''}
 elseif verdict == 'fallback' then
-  rec.output = nil
-  fall_back(step, rec, details.agent, details.reason, dispatch_ms)
+  fall_back(step, rec, details.agent, details.reason, load(rec.start or step).input, dispatch_ms)
   return {'again', step}
 end
 -- revise: from the gate's start to the gated step, everything runs again; the first one gets the feedback.
@@ -46,17 +65,20 @@ local first = rec.start or step
 local draft = first == step and ARGV[3] or nil
 rec.output = nil
 save(step, rec)
-emit('StepRevised', {step = step, feedback = details.feedback, draft = draft})
+emit('StepRevised', {step = step, feedback = details.feedback, draft = draft, tokens = rec.tokens, cost = rec.cost})
 local name = first
 while true do
   local back = load(name)
+  if back.until_ms then redis.call('ZREM', TIMERS, by_then(name)) end
   back.status, back.attempt, back.revision = 'pending', 0, (back.revision or 0) + 1
+  back.first_ms, back.until_ms, back.rung, back.losses, back.strikes = nil, nil, nil, nil, nil
   -- A gate's own count: what an outer gate sends back starts afresh at the gates within.
   back.sent_back = name == step and (back.sent_back or 0) + 1 or nil
   if back.instead_of then
     -- The fallback took the input of where its gate begins; what comes now is its first agent's.
-    back.agent, back.instead_of, back.degraded, back.reason = back.instead_of, nil, nil, nil
+    back.agent, back.instead_of = back.instead_of, nil
   end
+  back.degraded, back.reason = nil, nil
   if name == first then
     back.feedback = back.feedback or {}
     back.feedback[#back.feedback + 1] = details.feedback

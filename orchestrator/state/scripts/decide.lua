@@ -1,11 +1,12 @@
 --[[ decide: settle a step that waits at its gate: by a person, or by its timer.
-KEYS[1-13]                 as in _run.lua
+KEYS[1-16]                 as in _run.lua
 ARGV[1]   step     string
 ARGV[2]   choice   string  approve | reject | fallback; empty: the default, if its time has come
 ARGV[3]   by       string  who
 ARGV[4]   note     string  why
 ARGV[5]   dispatch_ms int  > 0
 Returns   {'next', step} | {'finished', ''} | {'again', step} | {'rejected', ''}
+          | {'undoing', ''} rejected, and a step is ready that undoes another
           | {'decided'} so already, by the same person for the same reason | {'early'} the timer is not due | {'no fallback'} | {'not waiting'} | {'closed'}
 Atomic    decision and what follows together: two people, or a person and the timer, decide once
 ]]
@@ -17,7 +18,8 @@ if decided and choice ~= '' and decided.choice == choice and decided.by == by an
   return {'decided'}
 end
 if not status or not rec or not live(status) or rec.status ~= 'waiting' then
-  redis.call('ZREM', TIMERS, member(step))
+  -- Decided in the meantime, it may be delayed by now: that timer is all that brings it on.
+  if not rec or rec.status ~= 'delayed' then redis.call('ZREM', TIMERS, member(step)) end
   return {status and rec and live(status) and 'not waiting' or 'closed'}
 end
 local waiting = rec.waiting
@@ -35,9 +37,10 @@ set_status(status, 'running')
 if choice == 'approve' then
   return complete('running', retention_ms, step, rec, dispatch_ms)
 elseif choice == 'fallback' then
-  rec.output = nil
-  fall_back(step, rec, waiting.fallback, ARGV[4], dispatch_ms)
+  fall_back(step, rec, waiting.fallback, ARGV[4], load(rec.start or step).input, dispatch_ms)
   return {'again', step}
 end
-fail_run('running', retention_ms, step, rec, 'rejected by ' .. by .. (ARGV[4] ~= '' and ': ' .. ARGV[4] or ''))
-return {'rejected', ''}
+-- A person's no is no dead letter: nothing is to be tried again.
+local why = 'rejected by ' .. by .. (ARGV[4] ~= '' and ': ' .. ARGV[4] or '')
+local ended = fail_run('running', retention_ms, step, rec, why, nil, dispatch_ms)
+return {ended == 'undoing' and 'undoing' or 'rejected', ''}

@@ -1,9 +1,13 @@
---[[ lost: a step's lease has expired: make it ready again, or fail it when it was begun too often.
-KEYS[1-13]                 as in _run.lua
+--[[ lost: a step's lease has expired: let it run again, later each time, or fail it when it was begun too often.
+KEYS[1-16]                 as in _run.lua
 ARGV[1]   step     string
 ARGV[2]   max_attempts int > 0
 ARGV[3]   dispatch_ms  int > 0
-Returns   'ready' publish it | 'failed' | 'held' the lease is alive | 'closed' nothing to do
+ARGV[4]   pause_ms int     > 0, before the third begin; doubled for each further one
+ARGV[5]   jitter   number  0 to 1, random: how much of the upper half of the pause
+ARGV[6]   lease_ms int     > 0
+Returns   'ready' publish it | 'delayed' its timer will | 'failed' | 'undoing' a step is ready that undoes another
+          | 'held' the lease is alive | 'closed' nothing to do
 Atomic    expiry and state together: between them the holder may renew or commit
 ]]
 local step = ARGV[1]
@@ -15,10 +19,25 @@ end
 local expiry = redis.call('ZSCORE', LEASES, member(step))
 if expiry and tonumber(expiry) > NOW then return 'held' end
 redis.call('ZREM', LEASES, member(step))
-if rec.attempt >= tonumber(ARGV[2]) then
-  fail_run(status, retention_ms, step, rec, 'begun ' .. rec.attempt .. ' times and never finished; last on ' .. rec.worker)
-  return 'failed'
+rec.losses = (rec.losses or 0) + 1
+-- What kills its worker does so soon, as a rule: one whose lease had been renewed may have been a bystander. So may any
+-- that is lost a second time, since the second begin comes at once, beside all that were lost with it. One that is put
+-- off comes apart from them: those that were renewed before the first loss can never have too many strikes by another's.
+local renewed = expiry and tonumber(expiry) > rec.started_ms + tonumber(ARGV[6])
+rec.strikes = (rec.strikes or 0) + ((renewed or rec.losses == 2) and 1 or 2)
+if rec.strikes >= 2 * tonumber(ARGV[2]) - 1 then
+  local reason = 'begun ' .. rec.losses .. ' times and never finished; last on ' .. rec.worker
+  return fail_run(status, retention_ms, step, rec, reason, 'poison', tonumber(ARGV[3]))
 end
-emit('StepLost', {step = step, attempt = rec.attempt, worker = rec.worker})
-make_ready(step, rec, tonumber(ARGV[3]))
-return 'ready'
+local facts = {step = step, attempt = rec.attempt, worker = rec.worker, losses = rec.losses, strikes = rec.strikes}
+if rec.losses == 1 then
+  emit('StepLost', facts)
+  make_ready(step, rec, tonumber(ARGV[3]))
+  return 'ready'
+end
+-- One that kills its worker shall not kill them as fast as they come back.
+local pause_ms = math.min(tonumber(ARGV[4]) * 2 ^ (rec.losses - 2), 60000)
+make_delayed(step, rec, math.floor(pause_ms * (1 + tonumber(ARGV[5])) / 2), 'its worker was lost ' .. rec.losses .. ' times')
+facts.due_ms, facts.why = rec.due_ms, rec.why
+emit('StepLost', facts)
+return 'delayed'

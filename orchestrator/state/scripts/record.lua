@@ -1,5 +1,5 @@
 --[[ record: keep the result of a sub-step, so that another attempt does not do it again.
-KEYS[1-13]                 as in _run.lua
+KEYS[1-16]                 as in _run.lua
 ARGV[1]   step     string
 ARGV[2]   fence    string  from begin
 ARGV[3]   name     string  of the effect

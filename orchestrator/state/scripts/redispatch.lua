@@ -1,5 +1,5 @@
 --[[ redispatch: a ready step was not begun in time: publish it again if its message is lost, else wait longer.
-KEYS[1-13]                 as in _run.lua
+KEYS[1-16]                 as in _run.lua
 ARGV[1]   step     string
 ARGV[2]   empty    string  '1' when the step's queue is empty
 ARGV[3]   dispatch_ms  int > 0, doubled for every message already published

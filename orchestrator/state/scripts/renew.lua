@@ -13,7 +13,7 @@ for i = 2, #KEYS do
   local step, fence = ARGV[2 * i - 2], ARGV[2 * i - 1]
   local found = redis.call('HMGET', KEYS[i], 'status', 'step:' .. step)
   local status = found[1]
-  if status ~= 'queued' and status ~= 'running' and status ~= 'waiting' then
+  if status ~= 'queued' and status ~= 'running' and status ~= 'waiting' and status ~= 'undoing' then
     replies[i - 1] = 'closed'
   else
     local rec = found[2] and cjson.decode(found[2]) or {}

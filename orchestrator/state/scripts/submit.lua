@@ -1,7 +1,9 @@
 --[[ submit: create a run, its first step ready with a dispatch deadline; or a failed run that says why it was refused.
-KEYS[1-13]                as in _run.lua
-KEYS[14]  key     string  {sNN}:key:<digest>, the idempotency record; touched only if ARGV[7] is not empty
-KEYS[15]  holder  hash    {sNN}:run:<id>, the run that the record named when the caller looked; else the run itself
+KEYS[1-16]                as in _run.lua
+KEYS[17]  key     string  {sNN}:key:<digest>, the idempotency record; touched only if ARGV[7] is not empty
+KEYS[18]  holder  hash    {sNN}:run:<id>, the run that the record named when the caller looked; else the run itself
+KEYS[19]  parent  hash    {sNN}:run:<id>, the run whose step submits this one; else the run itself
+KEYS[20]  siblings set    {sNN}:run:<id>:children of that run
 ARGV[1]   plan    JSON    RunSubmitted's facts: flow, tenant, priority, tags, key, steps (absent where refused)
 ARGV[2]   input   string  the first step's input, or its claim check
 ARGV[3]   deadline_ms   int  > 0, from now
@@ -9,31 +11,46 @@ ARGV[4]   retention_ms  int  > 0, from the end
 ARGV[5]   dispatch_ms   int  > 0
 ARGV[6]   refused string  the reason, or empty
 ARGV[7]   digest  string  of flow and input, where there is an idempotency key; else empty
-Returns   {'created', id} | {'existing', id} | {'conflict', id}
+ARGV[8]   dead_ms int     > 0, from the end, where it is a dead letter
+Returns   {'created', id} | {'existing', id} | {'conflict', id} | {'closed', parent} the parent has ended
 Atomic    key and run together: between them a second submission with the key would make a second run
 ]]
 local deadline_ms, retention_ms, dispatch_ms = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 if redis.call('EXISTS', RUN) == 1 then return {'existing', ID} end
 if ARGV[7] ~= '' then
-  local known = redis.call('GET', KEYS[14])
+  local known = redis.call('GET', KEYS[17])
   if known then
     local id, digest = string.match(known, '^(%S+) (%S+)$')
     -- The record is written for the longest the run can last; where the run has ended and expired, the key is free.
-    local expired = string.match(KEYS[15], '([^:]+)$') == id and redis.call('EXISTS', KEYS[15]) == 0
+    local expired = string.match(KEYS[18], '([^:]+)$') == id and redis.call('EXISTS', KEYS[18]) == 0
     if not expired then return {digest == ARGV[7] and 'existing' or 'conflict', id} end
   end
 end
 local facts = cjson.decode(ARGV[1])
-facts.deadline_ms, facts.retention_ms = NOW + deadline_ms, retention_ms
+if facts.budget then facts.budget.run = ID end
+facts.deadline_ms, facts.retention_ms, facts.dead_ms = NOW + deadline_ms, retention_ms, tonumber(ARGV[8])
+local budgets = {facts.budget}
+if KEYS[19] ~= RUN then
+  local above = redis.call('HMGET', KEYS[19], 'status', 'deadline_ms', 'budgets')
+  facts.parent = string.match(KEYS[19], '([^:]+)$')
+  if not above[1] or not live(above[1]) or above[1] == 'undoing' then return {'closed', facts.parent} end
+  facts.deadline_ms = math.min(facts.deadline_ms, tonumber(above[2]))
+  for _, name in ipairs(cjson.decode(above[3] or '[]')) do budgets[#budgets + 1] = name end
+  redis.call('SADD', KEYS[20], ID)
+end
 local order = {}
 for i, step in ipairs(facts.steps or {}) do order[i] = step.name end
+if #budgets > 0 then facts.budgets = budgets end
 emit('RunSubmitted', facts)
 redis.call('HSET', RUN, 'flow', facts.flow, 'status', 'queued', 'tenant', facts.tenant, 'priority', facts.priority,
   'tags', cjson.encode(facts.tags), 'created_ms', NOW, 'deadline_ms', facts.deadline_ms,
-  'retention_ms', retention_ms, 'order', cjson.encode(order))
+  'retention_ms', retention_ms, 'dead_ms', facts.dead_ms, 'order', cjson.encode(order))
+if facts.parent then redis.call('HSET', RUN, 'parent', facts.parent) end
+if facts.budget then redis.call('HSET', RUN, 'budget', cjson.encode(facts.budget)) end
+if facts.budgets then redis.call('HSET', RUN, 'budgets', cjson.encode(budgets)) end
 if facts.key then redis.call('HSET', RUN, 'key', facts.key) end
 if ARGV[7] ~= '' then
-  redis.call('SET', KEYS[14], ID .. ' ' .. ARGV[7], 'PX', deadline_ms + retention_ms)
+  redis.call('SET', KEYS[17], ID .. ' ' .. ARGV[7], 'PX', deadline_ms + math.max(retention_ms, facts.dead_ms))
 end
 if ARGV[6] ~= '' then
   finish('queued', 'failed', retention_ms, 'RunFailed', {reason = ARGV[6]})

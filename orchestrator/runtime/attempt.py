@@ -1,0 +1,142 @@
+"""One execution of a step in a worker: what it is made of, and how it lets the run go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from orchestrator.agent import Account, agents
+from orchestrator.patterns.canvas import publish
+from orchestrator.runtime.outcomes import DEGRADED, StepAgain, StepClosed, StepSuperseded
+from orchestrator.state.runs import shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from celery import Task
+
+    from orchestrator.agent import Agent
+    from orchestrator.runtime.process import WorkerProcess
+    from orchestrator.state.runs import Begun, Committed, Spent, Verdict
+
+REFUSALS = {
+    "gone": "there is no such run or step",
+    "done": "the step is done already",
+    "held": "another execution holds the step's lease",
+    "early": "the step is not ready yet",
+    "moved": "the step has fallen back to another agent",
+    "stale": "another execution has taken the step over",
+    "late": "the time the step has is over",
+}
+
+
+class AttemptFailed(Exception):
+    """
+    An attempt gave no output; its cause is what the handler raised.
+
+    Attributes:
+        final: no other attempt would fare better.
+        judged: it is the gate that said no, not the agent that failed: there is no fallback but the gate's own.
+    """
+
+    def __init__(self, reason: str, *, final: bool = False, judged: bool = False) -> None:
+        super().__init__(reason, final, judged)
+        self.reason, self.final, self.judged = shorten(reason), final or judged, judged
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An output with its gate's verdict, as commit.lua takes it."""
+
+    value: bytes
+    verdict: Verdict = "complete"
+    details: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """
+    An execution of a step under its lease.
+
+    Attributes:
+        task: Celery's, with its request.
+        agent: whose code runs; `primary`: whose step it is, where the agent stands in for another.
+        account: what the agent says it has used.
+        until: when the step and its run must be done, in seconds of `time.monotonic()`.
+    """
+
+    task: Task
+    agent: Agent[Any, Any]
+    process: WorkerProcess
+    begun: Begun
+    until: float
+    account: Account = field(default_factory=Account)
+
+    @property
+    def primary(self) -> Agent[Any, Any]:
+        """The agent whose fallbacks count."""
+        step = self.begun.step
+        return agents().get(step.instead_of or step.agent, self.agent)
+
+    @property
+    def spent(self) -> Spent:
+        """What it has used, as the state keeps it."""
+        total = self.account.total
+        return total.tokens, total.cost
+
+    def refuse(self, why: str) -> NoReturn:
+        """
+        End an execution that may not write.
+
+        Raises:
+            StepClosed, StepSuperseded: always.
+        """
+        raise refusal(why)
+
+    def publish(self) -> None:
+        """Publish what is ready now; the rest of the chain that brought the message is not."""
+        self.task.request.chain = None
+        publish(self.task.app, self.process.store.load(self.begun.run_id))
+
+    def commit(self, judged: Judged) -> str:
+        """
+        Record an output, and let what it made ready follow.
+
+        Celery carries the chain on where its next link is the step that is ready. Otherwise (the chain's window is used
+        up, the message came alone from the caretaker, the gate turned the run) the canvas is compiled anew.
+
+        Returns:
+            A few words for Flower.
+
+        Raises:
+            StepAgain, StepClosed, StepSuperseded: see there.
+            PayloadTooLarge: the output is over the maximum.
+        """
+        details = judged.details or {}
+        committed = self.process.store.commit(self.begun, judged.value, judged.verdict, details, self.spent)
+        if committed.what in {"stale", "closed"}:
+            self.refuse(committed.what)
+        chain = self.task.request.chain
+        degraded = judged.verdict in {"complete", "partial"} and (self.begun.step.degraded or "reason" in details)
+        done = DEGRADED if degraded else "completed"
+        if committed.what == "next" and chain and chain[-1]["kwargs"].get("step") == committed.step:
+            return f"{done} → {committed.step}"
+        self.task.request.chain = None
+        if committed.what in {"next", "again"}:
+            self.publish()
+        if committed.what == "again":
+            raise StepAgain(_why_again(committed, details))
+        return {"waiting": "waiting for a person", "finished": f"{done}, the run is done"}.get(
+            committed.what, f"{done} → {committed.step}"
+        )
+
+
+def refusal(why: str) -> StepSuperseded | StepClosed:
+    """Return what an execution that may not write ends with."""
+    return StepClosed("the run has ended") if why == "closed" else StepSuperseded(REFUSALS[why])
+
+
+def _why_again(committed: Committed, details: Mapping[str, object]) -> str:
+    fallback = details.get("agent")
+    why = shorten(str(details.get("reason" if fallback else "feedback", "")))
+    return f"falls back to {fallback}: {why}" if fallback else f"{committed.step} runs again: {why}"

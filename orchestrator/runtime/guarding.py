@@ -1,0 +1,219 @@
+"""What stands between a step and its agent: breakers, limits and budgets, asked before and settled after."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Final, Self
+
+from redis.exceptions import RedisError
+
+from orchestrator.errors import InvalidPolicy, RetryLater
+from orchestrator.messages import TURN
+from orchestrator.resilience.budget import LADDER, Spend
+from orchestrator.resilience.fallback import Cached
+from orchestrator.resilience.retry import is_transient, retry_after, status_of
+from orchestrator.runtime.attempt import AttemptFailed, Judged
+from orchestrator.runtime.failing import fail, fall_back
+from orchestrator.runtime.outcomes import StepAgain
+from orchestrator.runtime.waking import wake
+from orchestrator.state import keys
+from orchestrator.state.guards import Refused
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from orchestrator.runtime.attempt import Attempt
+    from orchestrator.state.guards import Guard, Need, Outcome
+
+logger = logging.getLogger(__name__)
+
+BACKSTOP: Final = 600.0
+"""Seconds after which a step whose turn was never called asks again: for what neither log nor guards can know."""
+HOLD_GRACE: Final = 20.0
+"""Seconds beyond an attempt's timeout for which it holds its place; then its worker is gone."""
+TOO_MANY: Final = 429
+LEAST: Final = Spend(tokens=1, cost=0.000001)
+"""What an agent that says nothing is expected to use: enough to find a budget that is used up."""
+
+REASONS: Final = {
+    "breaker": "the circuit breaker {name!r} is open",
+    "rate": "the rate limit {name!r} is reached",
+    "concurrency": "the limit of attempts at a time {name!r} is reached",
+    "gate": "{name!r} has asked for a pause",
+    "turn": "others come first at {name!r}",
+    "budget": "the budget of {name} is used up",
+}
+
+
+class Guarding:
+    """
+    The guards of one attempt; as a context manager, settled at its end.
+
+    Args:
+        attempt: the execution.
+        value: its input.
+
+    Raises:
+        AttemptFailed: the agent's estimate raised.
+    """
+
+    def __init__(self, attempt: Attempt, value: object) -> None:
+        self._attempt = attempt
+        agent, begun = attempt.agent, attempt.begun
+        self._fallback_left = len(attempt.primary.fallback) > begun.step.rung
+        self._guards: tuple[Guard, ...] = agent.guards(fallback=self._fallback_left)
+        self._expected = self._estimate(value)
+        spends = agent.estimate is not None or bool(self._guards)
+        # What was done is undone whatever it costs.
+        undoes = begun.step.undoes is not None
+        self._budgets = [] if undoes else [f"run:{budget.run}" for budget in begun.budgets]
+        if spends and not undoes:
+            self._budgets.append(f"tenant:{begun.tenant}")
+        self._asked = bool(self._guards or self._budgets)
+        self._member = keys.member(begun.run_id, begun.step.name)
+        self._outcome: Outcome = "neutral"
+        self._closed = 0.0
+        self._good: tuple[str, bytes, int] | None = None
+        self._started = time.monotonic()
+
+    def _estimate(self, value: object) -> Need:
+        try:
+            found = self._attempt.agent.expects(value)
+        except Exception as error:
+            why = str(error) if isinstance(error, InvalidPolicy) else f"{type(error).__name__}: {error}"
+            raise AttemptFailed(f"its estimate raised {why}", final=True) from error
+        return LEAST if found is None else found
+
+    def admit(self) -> str | None:
+        """
+        Ask all guards, in one round trip.
+
+        Returns:
+            None: go on. A few words for Flower: a fallback's value took the output's place.
+
+        Raises:
+            StepAgain: the step waits for its turn, or another agent has it.
+            AgentFailed: it can never be let through.
+        """
+        if not self._asked:
+            return None
+        attempt, begun = self._attempt, self._attempt.begun
+        guards = attempt.process.guards
+        for budget in begun.budgets if self._budgets else ():
+            # The run's state is the truth: whoever comes first sets what is in it, and the others change nothing.
+            guards.set_budget(f"run:{budget.run}", budget.tokens, budget.cost, ttl_ms=begun.ttl_ms)
+        refused = guards.admit(
+            attempt.agent.name,
+            self._member,
+            self._guards,
+            tenant=begun.tenant,
+            priority=begun.priority,
+            need=self._expected,
+            hold_ms=round((attempt.agent.timeout + HOLD_GRACE) * 1000),
+            wait=True,
+            budgets=self._budgets,
+        )
+        if not isinstance(refused, Refused):
+            self._started = time.monotonic()
+            return None
+        return self._held_back(refused)
+
+    def _held_back(self, refused: Refused) -> str | None:
+        attempt = self._attempt
+        reason = REASONS[refused.kind].format(name=refused.name)
+        if refused.queued:
+            self._wait(reason, BACKSTOP)
+        if refused.kind == "budget":
+            return self._without_budget(refused.name, reason)
+        if refused.kind == "rate":
+            fail(attempt, f"it needs more than {refused.name!r} lets through at all: {self._expected.tokens} tokens")
+        # A breaker that does not let it wait; a pause or a turn meanwhile is one to wait for.
+        fails = any(
+            breaker.when_open == "fail" and (breaker.of or attempt.agent.name) == refused.name
+            for breaker in attempt.agent.breakers
+        )
+        if refused.kind in {"breaker", "gate"} and not fails:
+            done = fall_back(attempt, reason)
+            if done is not None:
+                return done
+        if refused.kind == "breaker":
+            fail(attempt, reason)
+        self._wait(reason, max(refused.retry_ms / 1000, attempt.process.settings.tick))
+        return None
+
+    def _without_budget(self, name: str, reason: str) -> str:
+        attempt = self._attempt
+        ladder = next((budget.ladder for budget in attempt.begun.budgets if f"run:{budget.run}" == name), LADDER)
+        for rung in ladder:
+            if rung == "cheaper":
+                fall_back(attempt, reason, ("agents",))
+            elif rung == "cached":
+                done = fall_back(attempt, reason, ("values",))
+                if done is not None:
+                    return done
+            elif rung == "partial" and attempt.begun.step.input != "input":
+                return attempt.commit(Judged(attempt.begun.value, "partial", {"reason": reason}))
+        fail(attempt, reason)
+        return ""
+
+    def _wait(self, reason: str, delay: float) -> None:
+        """
+        Give the step back until its turn comes.
+
+        Raises:
+            StepAgain: always, unless the attempt may not write any more.
+        """
+        attempt = self._attempt
+        # Its deadlines have timers of their own.
+        delay = min(delay, max(0.0, attempt.begun.remaining - 0.1))
+        outcome = attempt.process.store.postpone(attempt.begun, delay, f"{TURN}: {reason}", counts=False)
+        if outcome not in {"delayed", "late"}:
+            attempt.refuse(outcome)
+        attempt.task.request.chain = None
+        raise StepAgain(f"{TURN}: {reason}")
+
+    def succeeded(self, judged: Judged) -> None:
+        """Note that the agent gave an output; a good one is kept where a fallback may want it."""
+        self._outcome = "ok"
+        agent = self._attempt.agent
+        limit = self._attempt.process.settings.claim_check_bytes
+        cached = next((rung for rung in agent.fallback if isinstance(rung, Cached)), None)
+        if cached is not None and judged.verdict == "complete" and len(judged.value) <= limit:
+            self._good = (cached.digest(self._attempt.begun.value), judged.value, round(cached.max_age * 1000))
+
+    def failed(self, failed: AttemptFailed) -> None:
+        """Note why it gave none: only what what it calls is to blame for counts against that."""
+        error = failed.__cause__
+        if error is None or failed.final or isinstance(error, RetryLater):
+            return
+        status = status_of(error)
+        self._closed = retry_after(error) or 0.0
+        if status != TOO_MANY and is_transient(error):
+            self._outcome = "failed"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        attempt = self._attempt
+        used = attempt.account.total
+        if not self._asked and self._good is None:
+            return
+        try:
+            granted = attempt.process.guards.settle(
+                attempt.agent.name,
+                self._member,
+                self._guards,
+                outcome=self._outcome,
+                took_ms=round((time.monotonic() - self._started) * 1000),
+                used=used if used or attempt.agent.estimate is None else None,
+                closed_ms=round(self._closed * 1000),
+                good=self._good,
+            )
+            wake(attempt.task.app, attempt.process, attempt.agent.name, granted)
+        except RedisError as failure:
+            # The step itself is recorded; what it holds is taken back when its time is over.
+            logger.warning("run %s: guards not settled: %s", attempt.begun.run_id, failure)

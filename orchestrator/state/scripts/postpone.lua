@@ -1,0 +1,28 @@
+--[[ postpone: give a step back that is to run again later, or when its turn comes.
+KEYS[1-16]                 as in _run.lua
+ARGV[1]   step     string
+ARGV[2]   fence    string  from begin
+ARGV[3]   delay_ms int     >= 0
+ARGV[4]   why      string
+ARGV[5]   counts   int     1: the attempt counts; 0: it did not come to it
+ARGV[6]   total_ms int     from when the step was first ready, beyond which it does not begin again; 0: no limit
+ARGV[7]   tokens   int     used by the attempt
+ARGV[8]   cost     number  likewise
+Returns   'delayed' | 'late' the step's time would have passed; nothing was written
+          | 'stale' the step is another's | 'closed' the run has ended; nothing was written
+Atomic    fence, state and timer together: a death between them would leave neither lease nor timer
+]]
+local step, delay_ms, total_ms = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[6])
+local status, deadline_ms, _, _, rec = run_fields(step)
+if not status or not rec or not live(status) then return 'closed' end
+if rec.status == 'delayed' and rec.fence == ARGV[2] then return 'delayed' end
+if rec.status ~= 'running' or rec.fence ~= ARGV[2] then return 'stale' end
+local due_ms = NOW + delay_ms
+if due_ms >= deadline_ms or (rec.until_ms and due_ms >= rec.until_ms) then return 'late' end
+if total_ms > 0 and due_ms > rec.first_ms + total_ms then return 'late' end
+redis.call('ZREM', LEASES, member(step))
+if ARGV[5] == '0' then rec.attempt = rec.attempt - 1 end
+spend(rec, ARGV[7], ARGV[8])
+make_delayed(step, rec, delay_ms, ARGV[4])
+emit('StepDelayed', {step = step, attempt = rec.attempt, due_ms = rec.due_ms, why = rec.why, tokens = rec.tokens, cost = rec.cost})
+return 'delayed'

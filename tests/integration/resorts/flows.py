@@ -1,0 +1,150 @@
+"""Agents that fail, or are not let through, each with another last resort; and stages that can be undone."""
+
+# ruff: noqa: ARG001  an agent takes an input, whatever it gives
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from orchestrator import Breaker, Cached, Constant, Context, Gate, Pipeline, Stage, agent
+
+POLL = 0.02
+LARGE = 4000
+
+
+class Given(BaseModel):
+    """What goes through; `text` says what is to happen."""
+
+    text: str = ""
+
+
+class Taken(BaseModel):
+    """Which agent gave it."""
+
+    by: str = ""
+
+
+NOTHING = Constant(Taken(by="constant"))
+
+
+def opens(when_open: Any) -> Breaker:  # noqa: ANN401  each of the literals
+    return Breaker(when_open=when_open, failures=1, cooldown=60.0)
+
+
+async def word(ctx: Context, name: str) -> None:
+    """Wait for the test to say it."""
+    path = Path(os.environ["ACME_FLOOR"])
+    while not (path / f"{ctx.run_id}.{name}").exists():  # noqa: ASYNC110  the word comes from another process
+        await asyncio.sleep(POLL)
+
+
+@agent("resorts.also-fails")
+def also_fails(given: Given) -> Taken:
+    raise ValueError(given.text)
+
+
+@agent("resorts.fails", fallback=[also_fails, NOTHING])
+def fails(given: Given) -> Taken:
+    raise ValueError(given.text)
+
+
+@agent("resorts.helpless", fallback=[also_fails])
+def helpless(given: Given) -> Taken:
+    raise ValueError(given.text)
+
+
+@agent("resorts.anything")
+def anything(given: Given) -> dict[str, Any]:
+    return {"text": given.text, "more": given.text} if given.text != "odd" else {"text": 7}
+
+
+@agent("resorts.picky", fallback=[Constant(Taken(by="constant"))])
+def picky(given: Given) -> Taken:
+    return Taken(by="x" * LARGE if given.text == "large" else "picky")
+
+
+@agent("resorts.waits", breaker=opens("wait"), fallback=[NOTHING])
+def waits(given: Given) -> Taken:
+    return Taken(by="waits")
+
+
+@agent("resorts.waits-alone", breaker=opens("auto"))
+def waits_alone(given: Given) -> Taken:
+    return Taken(by="waits-alone")
+
+
+@agent("resorts.falls", breaker=opens("fallback"), fallback=[NOTHING])
+def falls(given: Given) -> Taken:
+    return Taken(by="falls")
+
+
+@agent("resorts.falls-alone", breaker=opens("fallback"))
+def falls_alone(given: Given) -> Taken:
+    return Taken(by="falls-alone")
+
+
+@agent("resorts.gives-up", breaker=opens("fail"), fallback=[NOTHING])
+def gives_up(given: Given) -> Taken:
+    return Taken(by="gives-up")
+
+
+@agent("resorts.gives-up-alone", breaker=opens("fail"))
+def gives_up_alone(given: Given) -> Taken:
+    return Taken(by="gives-up-alone")
+
+
+@agent("resorts.cheap", estimate=50)
+def cheap(given: Given) -> Taken:
+    return Taken(by="cheap")
+
+
+@agent("resorts.dear", estimate=100, fallback=[cheap, Cached(), NOTHING])
+def dear(ctx: Context, given: Given) -> Taken:
+    ctx.spend(tokens=100)
+    return Taken(by="dear")
+
+
+@agent("resorts.alone", estimate=100)
+def alone(given: Given) -> Taken:
+    return Taken(by="alone")
+
+
+@agent("resorts.does")
+async def does(given: Given) -> Given:
+    return given
+
+
+@agent("resorts.undoes", estimate=100)
+async def undoes(ctx: Context, given: Given) -> Given:
+    if given.text == "slowly":
+        await word(ctx, "undo")
+    return given
+
+
+@agent("resorts.ends", estimate=100)
+async def ends(ctx: Context, given: Given) -> Given:
+    if given.text == "late":
+        await word(ctx, "never")
+    if given.text in {"slowly", "fail"}:
+        raise ValueError(given.text)
+    return given
+
+
+@agent("resorts.parent", estimate=0)
+async def parent(ctx: Context, given: Given) -> Given:
+    return Given(text=await ctx.submit("resorts-dear", given))
+
+
+ALONE = (fails, helpless, picky, waits, waits_alone, falls, falls_alone, gives_up, gives_up_alone, dear, alone, parent)
+for one in ALONE:
+    Pipeline(one.name.replace(".", "-"), [Stage(one, name="only")])
+
+Pipeline("resorts-odd", [anything, Stage(picky, name="only")])
+Pipeline("resorts-rejected", [Stage(picky, name="only", gate=Gate(lambda _: False))])
+Pipeline("resorts-undone", [Stage(does, name="book", undo=undoes), ends])
+Pipeline("resorts-half", [does, Stage(does, name="book", undo=undoes, gate=Gate(lambda given: given.text != "no"))])

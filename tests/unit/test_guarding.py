@@ -1,0 +1,145 @@
+"""What an attempt tells the guards at its end, by the table of the documentation."""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+from typing import Any, Final, Unpack, cast
+
+import pytest
+
+from orchestrator import Breaker, Cached, Concurrency, RateLimit, Retry, RetryLater, agent
+from orchestrator.agent import Policies
+from orchestrator.errors import LeaseLost
+from orchestrator.messages import RunBudget
+from orchestrator.resilience.idle import IdleTimeout
+from orchestrator.runtime.attempt import Attempt, AttemptFailed, Judged
+from orchestrator.runtime.guarding import Guarding
+from orchestrator.state.guards import Admitted
+from tests.docs.tables import table
+
+NAME: Final = "guarding.model"
+
+
+class StatusError(Exception):
+    """What clients of HTTP raise."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"HTTP {status}")
+        self.status_code = status
+
+
+class Recorder:
+    """Guards that let everything through, and keep what is asked of them and what they are told."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.told: list[dict[str, Any]] = []
+
+    def set_budget(self, *_: object, **__: object) -> None:
+        self.asked.append("budget")
+
+    def admit(self, *_: object, **__: object) -> Admitted:
+        self.asked.append("admit")
+        return Admitted(0)
+
+    def settle(self, *_: object, **facts: Any) -> list[str]:  # noqa: ANN401  as Guards.settle
+        self.asked.append("settle")
+        self.told.append(facts)
+        return []
+
+
+def caused_by(error: BaseException) -> AttemptFailed:
+    failed = AttemptFailed(str(error))
+    failed.__cause__ = error
+    return failed
+
+
+FAILED: Final = "a failure"
+NOTHING: Final = "nothing"
+COUNTS: Final[dict[str, tuple[str, list[Judged | BaseException]]]] = {
+    "an output": (
+        "a success, or a failure if it took longer than `slow`",
+        [Judged(b"1"), Judged(b"1", "revise", {"feedback": "shorter"})],
+    ),
+    "an error that [would be tried again](retry-and-timeouts.md#what-is-tried-again)": (
+        FAILED,
+        [caused_by(error) for error in (ConnectionError("no"), StatusError(500), StatusError(408), ValueError("no"))],
+    ),
+    "its `timeout` or `idle`": (FAILED, [caused_by(TimeoutError()), caused_by(IdleTimeout(1.0))]),
+    "HTTP 429": (NOTHING, [caused_by(StatusError(429))]),
+    "an error that would not be tried again, such as HTTP 400": (NOTHING, [caused_by(StatusError(400))]),
+    "`RetryLater`": (NOTHING, [caused_by(RetryLater(1.0))]),
+    "a gate that rejects the output, an input that does not fit": (NOTHING, [AttemptFailed("rejected", final=True)]),
+    "its run cancelled, its lease lost": (NOTHING, [LeaseLost("0" * 24, "step")]),
+}
+OUTCOMES: Final = {COUNTS["an output"][0]: "ok", FAILED: "failed", NOTHING: "neutral"}
+
+
+def attempt(recorder: Recorder, *, budgets: int = 0, **policies: Unpack[Policies]) -> Attempt:
+    """Return an attempt as far as its guards look at it."""
+
+    @agent(NAME, **policies)
+    def model(text: str) -> str:
+        return text
+
+    step = SimpleNamespace(name="step", agent=NAME, instead_of=None, rung=0, undoes=None)
+    begun = SimpleNamespace(run_id="0" * 24, step=step, tenant="t", value=b"{}", priority="normal", ttl_ms=1)
+    begun.budgets = tuple(RunBudget(run=str(number), tokens=1) for number in range(budgets))
+    process = SimpleNamespace(guards=recorder, settings=SimpleNamespace(claim_check_bytes=1024, tick=0.2))
+    task = SimpleNamespace(app=None)
+    return Attempt(task=cast("Any", task), agent=model, process=cast("Any", process), begun=cast("Any", begun))
+
+
+def end(guarding: Guarding, how: Judged | BaseException) -> None:
+    with guarding:
+        if isinstance(how, Judged):
+            guarding.succeeded(how)
+        elif isinstance(how, AttemptFailed):
+            guarding.failed(how)
+        else:
+            raise how
+
+
+@pytest.mark.parametrize("row", COUNTS)
+def test_a_breaker_counts_what_its_service_is_to_blame_for(row: str) -> None:
+    counts, endings = COUNTS[row]
+    for how in endings:
+        # given an attempt that was let through, when it ends
+        recorder = Recorder()
+        with contextlib.suppress(LeaseLost):
+            end(Guarding(attempt(recorder, breaker=Breaker()), "x"), how)
+        # then the guards are told once how it went
+        assert [told["outcome"] for told in recorder.told] == [OUTCOMES[counts]]
+
+
+def test_the_page_tells_what_a_breaker_counts() -> None:
+    assert table("breakers-and-limits.md", "An attempt ends with") == [[row, said] for row, (said, _) in COUNTS.items()]
+
+
+@pytest.mark.parametrize(
+    ("budgets", "policies", "trips"),
+    [
+        (0, Policies(retry=Retry(), fallback=["guarding.other"]), []),
+        (0, Policies(estimate=10), ["admit", "settle"]),
+        (
+            0,
+            Policies(
+                breaker=[Breaker(), Breaker(of="b")], rate=RateLimit(requests=1), concurrency=Concurrency(total=1)
+            ),
+            ["admit", "settle"],
+        ),
+        (1, Policies(), ["budget", "admit", "settle"]),
+        (2, Policies(estimate=10), ["budget", "budget", "admit", "settle"]),
+        (0, Policies(fallback=[Cached()]), ["settle"]),
+    ],
+)
+def test_what_is_not_declared_costs_no_round_trip(budgets: int, policies: Policies, trips: list[str]) -> None:
+    # given a step of an agent with these policies, in a run with so many budgets
+    recorder = Recorder()
+    guarding = Guarding(attempt(recorder, budgets=budgets, **policies), "x")
+    # when it goes well
+    assert guarding.admit() is None
+    end(guarding, Judged(b"1"))
+    # then the guards were asked so often
+    assert recorder.asked == trips
