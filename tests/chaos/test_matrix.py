@@ -129,7 +129,7 @@ def test_poison_ends_as_a_dead_letter_after_so_many_begins_and_nothing_else_fail
     [
         pytest.param("prefork", "parent", 2, 0, marks=in_small),
         pytest.param("asyncio", "child", 11, 3, marks=in_small),
-        pytest.param("prefork", "parent", 20, 5, marks=in_full),
+        pytest.param("prefork", "parent", 8, 2, marks=in_full),
         pytest.param("asyncio", "child", 200, 60, marks=in_full),
     ],
 )

@@ -129,9 +129,7 @@ def test_a_step_falls_back_where_a_breaker_does_not_let_it_wait(deployment: Depl
 
 
 @pytest.mark.parametrize("agent", ["falls-alone", "gives-up", "gives-up-alone"])
-def test_a_step_fails_where_a_breaker_lets_it_neither_wait_nor_fall_back(
-    deployment: Deployment, agent: str
-) -> None:
+def test_a_step_fails_where_a_breaker_lets_it_neither_wait_nor_fall_back(deployment: Deployment, agent: str) -> None:
     deployment.client.guards.force(f"resorts.{agent}", "open")
     with pytest.raises(RunFailed, match="the circuit breaker"):
         submit(deployment, agent).result(timeout=SOON)

@@ -88,7 +88,8 @@ def attempt(recorder: Recorder, *, budgets: int = 0, **policies: Unpack[Policies
     begun.budgets = tuple(RunBudget(run=str(number), tokens=1) for number in range(budgets))
     process = SimpleNamespace(guards=recorder, settings=SimpleNamespace(claim_check_bytes=1024, tick=0.2))
     task = SimpleNamespace(app=None)
-    return Attempt(task=cast("Any", task), agent=model, process=cast("Any", process), begun=cast("Any", begun))
+    parts = {"task": task, "process": process, "begun": begun, "until": float("inf")}
+    return Attempt(agent=model, **cast("Any", parts))
 
 
 def end(guarding: Guarding, how: Judged | BaseException) -> None:

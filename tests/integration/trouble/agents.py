@@ -58,6 +58,8 @@ def told(ctx: Context) -> bool:
 
 @dataclass
 class Response:
+    """As much of an HTTP response as counts."""
+
     status_code: int
     headers: dict[str, str]
 
@@ -113,7 +115,7 @@ async def bare(ctx: Context, order: Order) -> Done:
 @agent("trouble.simple")
 def simple(ctx: Context, order: Order) -> Done:
     note(ctx, "simple")
-    return Done(by="simple", attempt=ctx.attempt)
+    return Done(by="simple", attempt=ctx.attempt, acts=order.acts)
 
 
 @agent("trouble.retried", retry=SOON)
