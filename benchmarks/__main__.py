@@ -10,8 +10,8 @@ from typing import Final
 from benchmarks import guards, pipeline, provider, waiting
 
 SUITES: Final = {"pipeline": pipeline, "waiting": waiting, "guards": guards, "provider": provider}
-COUNTS: Final = {"pipeline": 400, "waiting": 2000, "guards": 300, "provider": 500}
-ROUNDS: Final = {"pipeline": 3, "waiting": 2, "guards": 3, "provider": 1}
+COUNTS: Final = {"pipeline": 400, "waiting": 2000, "guards": 960, "provider": 500}
+ROUNDS: Final = {"pipeline": 3, "waiting": 2, "guards": 1, "provider": 1}
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ POLICIES: Final[dict[str, dict[str, Any]]] = {
 """By the name of the agent, `bench.NAME`, and of its flow, `bench-NAME`."""
 
 
-def _make(name: str, policies: dict[str, Any]) -> Agent[Document, Document]:
+def _make(name: str, policies: dict[str, Any]) -> Agent[Any, Any]:
     @agent(f"bench.{name}", **policies)
     async def count(ctx: Context, document: Document) -> Document:
         ctx.spend(tokens=USED)

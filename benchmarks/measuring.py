@@ -42,14 +42,20 @@ class Spent:
 
 
 class Bench:
-    """One measurement: a fresh Valkey on a Unix socket, the worker of one side, and its producer."""
+    """
+    One measurement: a fresh Valkey on a Unix socket, the worker of one side, and its producer.
+
+    Attributes:
+        url: of the server as redis-py reads it; `plain_url`: as Celery does.
+    """
 
     def __init__(self, server: ValkeyServer, folder: Path, *, plain: bool, agents: str) -> None:
         self.server, self._folder = server, folder
         self.url = f"unix://{folder / 's'}"
+        self.plain_url = f"redis+socket://{folder / 's'}"
         self._environment = {
             **os.environ,
-            "BENCH_URL": f"{'redis+socket' if plain else 'unix'}://{folder / 's'}",
+            "BENCH_URL": self.plain_url if plain else self.url,
             "CELERIAC_REDIS_URL": self.url,
             "CELERIAC_AGENTS": agents,
             "PYTHONPATH": str(ROOT),

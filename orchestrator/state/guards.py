@@ -7,6 +7,7 @@ All that one call needs is checked and taken together by one script, or nothing 
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from orchestrator.messages import Priority
 
-GuardKind = Literal["breaker", "rate", "concurrency", "gate"]
+GuardKind = Literal["breaker", "rate", "concurrency"]
 RefusedKind = Literal["breaker", "rate", "concurrency", "budget", "gate", "turn"]
 Outcome = Literal["ok", "failed", "neutral"]
 Forced = Literal["open", "closed", "auto"]
@@ -30,6 +31,9 @@ GRANT_MS: Final = 10_000
 GRANTS: Final = 500
 GRANTS_ON_SETTLE: Final = 16
 """What one settled call lets go on in the same round trip; the caretaker does the rest."""
+
+QUEUES: Final = keys.guard_queue("")
+"""What the key of each agent's queue begins with."""
 
 CLASSES: Final[Mapping[Priority, int]] = {"high": 0, "normal": 1, "low": 2}
 FORGOTTEN_MS: Final = 2 * 86_400_000
@@ -62,11 +66,6 @@ class Guard:
         """As the scripts read it."""
         facts = {"kind": self.kind, "name": self.name, "key": self.key, "waits": self.waits}
         return COMPACT.encode(facts | dict(self.numbers))
-
-    @classmethod
-    def gate(cls, agent: str) -> Guard:
-        """Return the guard of an agent without others, which only a provider's Retry-After closes."""
-        return cls("gate", agent, keys.gate(agent))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +266,7 @@ class Guards:
             wait: queue where it is refused by what will pass.
             budgets: names; all must have room. One that was never set has no limit.
         """
-        if not hold_ms and any(guard.kind not in {"rate", "gate"} for guard in guards):
+        if not hold_ms and any(guard.kind != "rate" for guard in guards):
             msg = "a breaker or a concurrency limit takes what must be settled: give hold_ms"
             raise ValueError(msg)
         ask = {
@@ -313,7 +312,8 @@ class Guards:
             good: digest of the input, the output, and how long it is kept (ms).
 
         Returns:
-            Members that may go on by what was freed: wake them.
+            Members that may go on by what was freed: wake them. None where another agent's wait for the same; they are
+            left to `grant`.
         """
         digest, output, good_ms = good or ("", b"", 0)
         args: list[str | bytes | float] = [
@@ -328,6 +328,7 @@ class Guards:
             output,
             self._grant_ms,
             GRANTS_ON_SETTLE,
+            QUEUES,
         ]
         return _turns(agent, self._settle([*self._keys(agent), keys.good(agent, digest)], args))
 
@@ -336,18 +337,26 @@ class Guards:
         return _turns(agent, self._grant(self._keys(agent), [self._now(), self._grant_ms, GRANTS]))
 
     def waiting(self) -> list[str]:
-        """Return the agents with members that wait, or were granted and did not come in time."""
+        """
+        Return the agents with members that wait, or were granted and did not come in time.
+
+        In random order: of those that share a limit the first takes all the room there is, and each shall be it now
+        and then.
+        """
         found = cast("list[bytes]", self._waiting(self._keys(), [self._now()]))
-        return sorted(agent.decode() for agent in found)
+        agents = [agent.decode() for agent in found]
+        random.shuffle(agents)
+        return agents
 
     def forget(self, agent: str, member: str) -> list[str]:
         """
         Let a member leave the queue and give back what it holds; what it used stays counted.
 
         Returns:
-            Members that may go on by what was freed: wake them.
+            Members that may go on by what was freed: wake them. None where another agent's wait for the same; they are
+            left to `grant`.
         """
-        args = [self._now(), f"{agent}/{member}", self._grant_ms, GRANTS_ON_SETTLE]
+        args = [self._now(), f"{agent}/{member}", self._grant_ms, GRANTS_ON_SETTLE, QUEUES]
         return _turns(agent, self._forget(self._keys(agent), args))
 
     def last_good(self, agent: str, digest: str) -> tuple[bytes, float] | None:

@@ -214,11 +214,6 @@ def slots(name: str) -> str:
     return f"{GUARDS}:slots:{name}"
 
 
-def gate(agent: str) -> str:
-    """string: until when an agent without limits and breakers may not go on (ms). Expires then."""
-    return f"{GUARDS}:gate:{agent}"
-
-
 def budget(name: str) -> str:
     """hash: what may be and was spent. A run's expires as it was told; a tenant's is permanent, an operator's."""
     return f"{GUARDS}:budget:{name}"

@@ -37,7 +37,7 @@ def plans(draw: st.DrawFn) -> tuple[PlanStep, ...]:
             start=start,
             gated=True,
             undo=draw(st.sampled_from([None, f"undoes-{name}", f"undoes-{name}"])),
-            within_ms=draw(st.sampled_from([None, HOUR_MS])),
+            within_ms=draw(st.sampled_from([None, HOUR_MS, HOUR_MS])),
         )
         for name, after, start in zip(names, following, back, strict=True)
     )

@@ -35,10 +35,10 @@ class Clock:
 
 
 class Fleet:
-    """An agent's calls, with a number for each that is not named."""
+    """An agent's calls, with a number for each that is not named. Agents of one fleet share a clock."""
 
-    def __init__(self, client: Redis, *guards: Guard, agent: str = "model") -> None:
-        self.clock = Clock()
+    def __init__(self, client: Redis, *guards: Guard, agent: str = "model", clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
         self.store = Guards(client, clock_ms=self.clock)
         self.guards = guards
         self.agent = agent

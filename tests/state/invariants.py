@@ -208,6 +208,18 @@ def _unfinished_problems(snapshot: Snapshot) -> Iterator[str]:
         yield f"the run is {state.status} and works at {live[0].name}"
     if (state.ending is not None) != (state.status == "undoing"):
         yield f"the run is {state.status} and its end is to be {state.ending}"
+    for key, ttl in snapshot.ttls.items():
+        if ":blob:" in key:
+            if ttl == -1:
+                yield f"{key} has no TTL"
+        elif ttl != -1 and not (ttl == -2 and key == keys.children(state.id)):
+            yield f"the run has not ended and {key} expires or is gone"
+    yield from _waiting_problems(snapshot)
+
+
+def _waiting_problems(snapshot: Snapshot) -> Iterator[str]:
+    """Look at what brings the steps of a live run on."""
+    state, indexes = snapshot.state, snapshot.indexes
     for step in state.steps:
         entry = keys.member(state.id, step.name)
         entered = {name for name, entries in indexes.items() if entry in entries}
@@ -219,12 +231,6 @@ def _unfinished_problems(snapshot: Snapshot) -> Iterator[str]:
             yield f"no timer holds the time until which step {step.name} waits"
         if (until_ms is not None) != (step.status in {"waiting", "delayed"}):
             yield f"step {step.name} is {step.status} and waits until {until_ms}"
-    for key, ttl in snapshot.ttls.items():
-        if ":blob:" in key:
-            if ttl == -1:
-                yield f"{key} has no TTL"
-        elif ttl != -1 and not (ttl == -2 and key == keys.children(state.id)):  # noqa: PLR2004  as PTTL says it
-            yield f"the run has not ended and {key} expires or is gone"
 
 
 def _dead_problems(snapshot: Snapshot) -> Iterator[str]:

@@ -44,7 +44,8 @@ LIMITS: Final = {
 """For the settings of the machine's store: sizes and counts that are soon reached, times that never are."""
 RETENTION: Final = 600.0
 SPARE: Final = "spare"
-TROUBLES: Final = ("fail", "fail", "fail", "postpone", "degrade", "lose")
+TROUBLES: Final = ("fail", "redrive", "postpone", "degrade", "partial", "overrun", "lose")
+LATE_CALLS: Final = ("commit", "renew", "record", "fail", "postpone", "degrade")
 
 
 class Runs(RuleBasedStateMachine):
@@ -65,6 +66,7 @@ class Runs(RuleBasedStateMachine):
         self._references: dict[str, ReferenceRun] = {}
         self._keyed: dict[str, tuple[str, bytes]] = {}
         self._running: dict[str, Attempt] = {}
+        self._handed_in: dict[tuple[str, str, str], Attempt] = {}
         self._redriven: dict[str, int] = {}
         self._values = 0
 
@@ -84,6 +86,27 @@ class Runs(RuleBasedStateMachine):
     def submit_child(self, plan: tuple[PlanStep, ...], parent: str) -> str | MultipleResults[str]:
         """Submit a run from a step of another: of one that goes on, is being undone, or has ended."""
         return self._submit(plan, self._value(large=False), None, parent)
+
+    @precondition(lambda self: len(self._references) < MAX_RUNS)
+    @rule(target=runs, plan=plans(), parent=runs, how=st.sampled_from(["cancel", "fail"]), again=st.booleans())
+    def submit_orphan(
+        self, plan: tuple[PlanStep, ...], parent: str, how: str, *, again: bool
+    ) -> str | MultipleResults[str]:
+        """Submit a run from a step of another, which ends, and may be redriven, before this one begins."""
+        attempt = self._at_work(parent)
+        if attempt is None or not self._references[parent].may_have_children:
+            return multiple()
+        child = cast("str", self._submit(plan, self._value(large=False), None, parent))
+        if how == "cancel":
+            self.cancel(parent, "enough", even_if_live=True)
+        else:
+            self._fail(attempt, 0)
+        self._submit(plan, b"1", None, parent)
+        if again:
+            self.redrive(parent, None, "", value=None)
+        self.deliver(child, 0, "a", Ask("complete"), large=False)
+        self.timers_ring(parent)
+        return child
 
     def _submit(
         self, plan: tuple[PlanStep, ...], value: bytes, key: str | None, parent: str | None = None
@@ -138,9 +161,7 @@ class Runs(RuleBasedStateMachine):
         assert getattr(refused, "why", None) == "gone"
         self._check(run)
 
-    def _begin(
-        self, run: str, name: str, agent: str, nonce: str, ask: Ask, *, large: bool
-    ) -> MultipleResults[Attempt]:
+    def _begin(self, run: str, name: str, agent: str, nonce: str, ask: Ask, *, large: bool) -> MultipleResults[Attempt]:
         # Nonces are random; begins of what undoes a step are counted afresh when the run was redriven.
         nonce = f"{nonce}{self._redriven.get(run, '')}"
         reference = self._references[run]
@@ -183,27 +204,51 @@ class Runs(RuleBasedStateMachine):
                     attempts.append(attempt)
         return multiple(*attempts)
 
-    @rule(target=attempts, run=runs, how=st.sampled_from(TROUBLES), later=LATERS, asks=st.lists(ASKS, max_size=3))
-    def get_into_trouble(self, run: str, how: str, later: Later, asks: list[Ask]) -> MultipleResults[Attempt]:
-        """Bring a run on, and let its next attempt come to no output."""
-        self.go_on(run, asks, large=False)
+    def _at_work(self, run: str) -> Attempt | None:
+        """Bring a run's step to its execution, whatever it waits for, and return that; None where nothing begins."""
         current = self._references[run].current
+        if current is not None and current.status == "waiting":
+            self._decide(run, current.name, "approve")
+            current = self._references[run].current
         if current is not None and current.status == "delayed":
             self._wake(run, current.name, turn=True)
         if current is not None and current.status == "ready":
             self._begin(run, current.name, current.agent, "t", Ask("complete"), large=False)
-        if current is None or current.status != "running":
+        return self._running[run] if current is not None and current.status == "running" else None
+
+    @rule(target=attempts, run=runs, how=st.sampled_from(TROUBLES), later=LATERS, before=st.integers(0, 3))
+    def get_into_trouble(self, run: str, how: str, later: Later, before: int) -> MultipleResults[Attempt]:
+        """Bring a run on, and let its next attempt come to no output."""
+        self.go_on(run, [Ask("complete")] * before, large=False)
+        attempt = self._at_work(run)
+        if attempt is None:
             return multiple()
-        attempt = self._running[run]
+        name = attempt.begun.step.name
         match how:
             case "fail":
                 self._fail(attempt, 1)
+                self.cancel(run, "", even_if_live=False)
+                if undo := self._at_work(run):
+                    self._fail(undo, 1)
+            case "redrive":
+                self._fail(attempt, 1)
+                self.go_on(run, [Ask("complete")] * MAX_STEPS, large=False)
+                self.redrive(run, None if later.counts else before, "", value=None)
             case "postpone":
                 self.postpone(attempt, later)
+                self._wake(run, name, turn=False)
             case "degrade":
-                self.degrade(attempt, current.rung + 1, 1)
+                self.degrade(attempt, attempt.begun.step.rung + 1, 1)
+            case "partial":
+                self.commit_a_part(attempt, even_its_owner=True)
+            case "overrun":
+                self._let_step_be_late(run)
+                self.postpone(attempt, later)
+                self.overrun(run, 2 * MAX_STEPS)
             case _:
-                self._look_at_a_lease(run, current.name, expired=True)
+                self._look_at_a_lease(run, name, expired=True)
+                if self._at_work(run) is not None:
+                    self._look_at_a_lease(run, name, expired=True)
         return multiple(attempt)
 
     @rule(attempt=attempts)
@@ -216,12 +261,14 @@ class Runs(RuleBasedStateMachine):
         """End a run with what it has, twice."""
         run, name, fence = attempt.key
         reference = self._references[run]
-        if reference.has_committed(name, fence) or (reference.owns(name, fence) == "yes" and not even_its_owner):
+        if reference.owns(name, fence) == "yes" and not even_its_owner:
             return
         for _ in range(2):
             self._commit(Attempt(attempt.begun, attempt.value, Ask("partial", reason="no budget is left")))
 
     def _commit(self, attempt: Attempt) -> None:
+        # An execution hands in one output with one verdict, however often.
+        attempt = self._handed_in.setdefault(attempt.key, attempt)
         begun, ask = attempt.begun, attempt.ask
         reference = self._references[begun.run_id]
         again = reference.has_committed(begun.step.name, begun.fence)
@@ -235,18 +282,18 @@ class Runs(RuleBasedStateMachine):
 
     @rule(attempt=attempts, name=st.sampled_from(["charge", "post/é"]), large=st.booleans())
     def record(self, attempt: Attempt, name: str, *, large: bool) -> None:
-        """Record a sub-step's result: the first time, by another attempt, twice, too late."""
-        begun, value = attempt.begun, self._value(large=large)
-        run, step, fence = attempt.key
+        """Record a sub-step's result, twice: the first time, by another attempt, too late."""
+        begun, (run, step, fence) = attempt.begun, attempt.key
         key = (begun.step.revision, begun.step.degraded, name)
-        expected = self._references[run].record(step, fence, key, value)
-        try:
-            assert self._store.record(begun, name, value) == expected
-        except LeaseLost:
-            assert expected in {"stale", "closed"}
-        else:
-            assert self._store.recall(begun, name) == expected
-        self._check(run)
+        for value in (self._value(large=large), self._value(large=False)):
+            expected = self._references[run].record(step, fence, key, value)
+            try:
+                assert self._store.record(begun, name, value) == expected
+            except LeaseLost:
+                assert expected in {"stale", "closed"}
+            else:
+                assert self._store.recall(begun, name) == expected
+            self._check(run)
 
     @rule(attempt=attempts)
     def renew(self, attempt: Attempt) -> None:
@@ -422,13 +469,13 @@ class Runs(RuleBasedStateMachine):
         assert self._store.lost(run, name) == expected
         self._check(run)
 
-    @rule(target=attempts, run=runs, ask=ASKS, late=st.sampled_from(["commit", "renew", "fail", "postpone", "degrade"]))
+    @rule(target=attempts, run=runs, ask=ASKS, late=st.sampled_from(LATE_CALLS))
     def lose_and_begin_again(self, run: str, ask: Ask, late: str) -> MultipleResults[Attempt]:
         """Let an execution outlive its lease, be replaced, and come back: what fences are there for."""
-        current = self._references[run].current
-        if current is None or current.status != "running":
+        slow = self._at_work(run)
+        if slow is None:
             return multiple()
-        slow = self._running[run]
+        current = self._references[run].steps[slow.begun.step.name]
         self._look_at_a_lease(run, current.name, expired=True)
         if current.status == "delayed":
             self._wake(run, current.name, turn=True)
@@ -438,6 +485,8 @@ class Runs(RuleBasedStateMachine):
                 self._commit(slow)
             case "renew":
                 self.renew(slow)
+            case "record":
+                self.record(slow, "charge", large=False)
             case "fail":
                 self.fail(slow, 0, even_its_owner=False)
             case "postpone":
@@ -464,18 +513,23 @@ class Runs(RuleBasedStateMachine):
     def deadline_passes(self, run: str, *, of_step: bool, really: bool) -> None:
         """Move a live run's deadline, or its step's, into the past."""
         reference = self._references[run]
-        step, timers = reference.current, keys.timers(keys.shard_of(run))
-        if really and step and of_step and step.within_ms:
-            field = f"step:{step.name}"
-            record = json.loads(cast("bytes", self._store.client.hget(keys.run(run), field)))
-            self._store.client.hset(keys.run(run), field, json.dumps(record | {"until_ms": LONG_AGO_MS}))
-            self._store.client.zadd(timers, {keys.member(run, f"/{step.name}"): LONG_AGO_MS}, xx=True)
-            step.late = True
-        elif really and reference.status in LIVE and not of_step:
+        if really and of_step:
+            self._let_step_be_late(run)
+        elif really and reference.status in LIVE:
             self._store.client.hset(keys.run(run), "deadline_ms", LONG_AGO_MS)
-            self._store.client.zadd(timers, {run: LONG_AGO_MS}, xx=True)
+            self._store.client.zadd(keys.timers(keys.shard_of(run)), {run: LONG_AGO_MS}, xx=True)
             reference.overdue = True
         self._check(run)
+
+    def _let_step_be_late(self, run: str) -> None:
+        step = self._references[run].current
+        if step is None or not step.within_ms:
+            return
+        field, timer = f"step:{step.name}", keys.member(run, f"/{step.name}")
+        record = json.loads(cast("bytes", self._store.client.hget(keys.run(run), field)))
+        self._store.client.hset(keys.run(run), field, json.dumps(record | {"until_ms": LONG_AGO_MS}))
+        self._store.client.zadd(keys.timers(keys.shard_of(run)), {timer: LONG_AGO_MS}, xx=True)
+        step.late = True
 
     @rule(run=runs)
     def run_timer_rings(self, run: str) -> None:

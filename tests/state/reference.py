@@ -119,13 +119,19 @@ class ReferenceRun:
     """
 
     def __init__(
-        self, name: str, plan: tuple[PlanStep, ...], value: bytes, *, max_losses: int, parent: ReferenceRun | None = None
+        self,
+        name: str,
+        plan: tuple[PlanStep, ...],
+        value: bytes,
+        *,
+        max_losses: int,
+        parent: ReferenceRun | None = None,
     ) -> None:
         self.name = name
         self.steps = {step.name: ReferenceStep(step.name, step.agent, step, step.next) for step in plan}
         self.order = [step.name for step in plan]
         self.status: RunStatus = "queued"
-        self.overdue = parent is not None and parent.overdue
+        self.overdue: bool = parent is not None and parent.overdue
         self.lasts_longer = False
         self.output: bytes | None = None
         self.kind: FailureKind | None = None
@@ -168,13 +174,10 @@ class ReferenceRun:
             return "done"
         if self.status not in LIVE or self.overdue or step.ended or self._above_has_ended():
             return "closed"
-        if step.status != "ready":
-            again = step.status == "running" and step.fence == f"{step.begins}-{fence_of}"
-            return "execute" if again else "held" if step.status == "running" else "early"
-        if step.agent != agent:
-            return "moved"
-        if step.late:
-            return "late"
+        if step.status == "running":
+            return "execute" if step.fence == f"{step.begins}-{fence_of}" else "held"
+        if refused := "early" if step.status != "ready" else "moved" if step.agent != agent else "late" * step.late:
+            return refused
         step.attempt, step.begins, step.status = step.attempt + 1, step.begins + 1, "running"
         step.fence = f"{step.begins}-{fence_of}"
         if self.status != "undoing":

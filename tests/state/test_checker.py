@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 pytestmark = on_valkey
 
-PLAN = (PlanStep(name="first", agent="a", next="second"), PlanStep(name="second", agent="b"))
+PLAN = (
+    PlanStep(name="first", agent="a", next="second", undo="u", within_ms=60_000),
+    PlanStep(name="second", agent="b"),
+)
 LARGE = json.dumps("x" * CLAIM_BYTES).encode()
 
 
@@ -64,6 +67,25 @@ def completed(store: RunStore) -> str:
     run = queued(store)
     for step in PLAN:
         store.commit(begin(store, run, step.name, step.agent), b"2")
+    return run
+
+
+def delayed(store: RunStore) -> str:
+    run = queued(store)
+    store.postpone(begin(store, run, "first", "a"), 30.0, "503")
+    return run
+
+
+def dead(store: RunStore) -> str:
+    run = queued(store)
+    store.fail(begin(store, run, "first", "a"), "no")
+    return run
+
+
+def undoing(store: RunStore) -> str:
+    run = queued(store)
+    store.commit(begin(store, run, "first", "a"), LARGE)
+    store.cancel(run, reason="enough", by="me")
     return run
 
 
@@ -108,6 +130,35 @@ def add_event(run: str, kind: str, facts: str, at: str = "*") -> Command:
         ),
         (completed, lambda run: ("PERSIST", keys.data(run)), "has no TTL"),
         (running, lambda run: ("EXPIRE", keys.events(run), 60), "expires or is gone"),
+        (delayed, lambda run: ("ZREM", keys.timers(keys.shard_of(run)), keys.member(run, "first")), "is in no index"),
+        (
+            delayed,
+            lambda run: ("ZADD", keys.timers(keys.shard_of(run)), 1, keys.member(run, "first")),
+            "no timer holds the time until which step first waits",
+        ),
+        (
+            running,
+            lambda run: ("ZREM", keys.timers(keys.shard_of(run)), keys.member(run, "/first")),
+            "and its timer says None",
+        ),
+        (
+            running,
+            lambda run: ("ZADD", keys.timers(keys.shard_of(run)), 1, keys.member(run, "/second")),
+            "step second is pending, to be done by None, and its timer says 1.0",
+        ),
+        (
+            running,
+            lambda run: ("ZADD", keys.timers(keys.shard_of(run)), 1, keys.member(run, "/")),
+            "the run is running and its children are to be ended",
+        ),
+        (running, lambda run: ("HSET", keys.run(run), "ending", '{"status": "failed"}'), "its end is to be"),
+        (undoing, lambda run: ("HDEL", keys.run(run), "ending"), "its end is to be None"),
+        (undoing, lambda run: ("EXPIRE", keys.blob(run, "input"), 60), "expires before its run"),
+        (undoing, lambda run: add_event(run, "StepReady", '{"step": "second"}'), "step second: status is 'cancelled'"),
+        (dead, lambda run: ("ZREM", keys.dead(keys.shard_of(run)), run), "the run is a dead letter until None"),
+        (completed, lambda run: ("ZADD", keys.dead(keys.shard_of(run)), 1, run), "the run is a dead letter until 1.0"),
+        (dead, lambda run: ("EXPIRE", keys.run(run), 60), "for 60000 ms"),
+        (dead, lambda run: ("PEXPIRE", keys.blob(run, "input"), 60_000), "expires before its run"),
         (running, lambda run: ("HDEL", keys.data(run), "input"), "the value input is missing"),
         (running, lambda run: ("DEL", keys.blob(run, "input")), "the value input cannot be read"),
     ],
@@ -134,36 +185,20 @@ def test_a_fault_planted_in_the_state_is_reported(
         ("commit", "or rec.fence ~= fence then", "then"),
         ("commit", "redis.call('ZREM', LEASES, member(step))", ""),
         ("decide", "redis.call('ZREM', TIMERS, member(step))", ""),
-        ("decide", "if not rec or rec.status ~= 'delayed' then", "do"),
         ("lost", "emit('StepLost', facts)", ""),
         ("lost", "rec.losses = (rec.losses or 0) + 1", "rec.losses = 1"),
         ("cancel", "redis.call('PEXPIRE', EVENTS, retention_ms)", ""),
         ("renew", " and rec.fence == fence then", " then"),
         ("record", "or rec.fence ~= ARGV[2] then", "then"),
         ("record", "if known then return {'known', known} end", ""),
-        ("begin", " or above[1] == 'undoing' then", " then"),
-        ("submit", " or above[1] == 'undoing' then", " then"),
         ("postpone", "if ARGV[5] == '0' then rec.attempt = rec.attempt - 1 end", ""),
         ("postpone", "redis.call('ZREM', LEASES, member(step))", ""),
-        ("postpone", "or (rec.until_ms and due_ms >= rec.until_ms) then", "then"),
-        ("wake", "if ARGV[2] ~= '1' and rec.due_ms > NOW then return 'early' end", ""),
-        ("degrade", "or rec.fence ~= ARGV[2] then", "then"),
         ("degrade", "rec.rung = rung", ""),
-        ("commit", "if back.until_ms then redis.call('ZREM', TIMERS, by_then(name)) end", ""),
-        ("commit", "if to ~= 'completed' or facts.partial then", "if to ~= 'completed' then"),
-        ("commit", "done.undone = true", ""),
         ("commit", "rec.tokens = (rec.tokens or 0) + tokens", "rec.tokens = tokens"),
-        ("fail", "or rec.status == 'failed' or rec.status == 'cancelled'", ""),
-        ("fail", "for i = #order, 1, -1 do", "for i = 1, #order do"),
-        ("fail", "    make_ready(rec.next, load(rec.next), dispatch_ms)\n      return 'undoing'", "return 'undoing'"),
+        ("commit", "if to ~= 'completed' or facts.partial then", "if to ~= 'completed' then"),
         ("fail", "if facts.kind then retention_ms =", "if false then retention_ms ="),
-        ("fail", "keep_values(UNDO_MS", "keep_values(0"),
-        ("cancel", "if v[1] == 'undoing' then return 'closed' end", ""),
         ("cancel", "redis.call('ZADD', TIMERS, NOW, by_then(''))", ""),
         ("redrive", "redis.call('ZREM', DEAD, ID)", ""),
-        ("redrive", "redis.call('ZREM', TIMERS, by_then(''))", ""),
-        ("redrive", "if name ~= first then rec.input = nil end", ""),
-        ("redrive", "or (name ~= first and (rec.begins or 0) > 0) then", "then"),
         ("drop", "redis.call('HDEL', RUN, 'failure')", ""),
     ],
 )
@@ -199,7 +234,7 @@ def test_a_fault_planted_in_a_script_is_found_by_the_state_machine(
 
 def test_a_key_without_ttl_that_nobody_declares_permanent_is_reported(store: RunStore) -> None:
     # given runs in every state, of which nothing stays for ever
-    for state in (queued, running, waiting, completed):
+    for state in (queued, running, waiting, delayed, undoing, completed, dead):
         state(store)
     no_key_left_without_ttl_or_declaration(store.client)
 

@@ -8,8 +8,8 @@ import pytest
 
 from orchestrator.resilience.breaker import Breaker
 from orchestrator.resilience.budget import Spend
-from orchestrator.resilience.limit import RateLimit
-from orchestrator.state.guards import Admitted, Guard, Refused
+from orchestrator.resilience.limit import Concurrency, RateLimit
+from orchestrator.state.guards import Admitted, Refused
 from tests.state.fleet import Fleet, admitted, nothing_is_held, refused
 
 if TYPE_CHECKING:
@@ -150,15 +150,23 @@ def test_a_limit_holds_nothing_where_it_is_told_so(redis_client: Redis) -> None:
         Fleet(redis_client, Breaker().guard("model")).ask(hold=0)
 
 
-def test_a_retry_after_closes_the_breaker_s_gate_or_a_plain_one_where_there_is_no_limit(redis_client: Redis) -> None:
-    for guard in (Breaker().guard("model"), Guard.gate("model")):
-        # given an agent without limits, when a call ends with a Retry-After; another ended with none
-        redis_client.flushall()
-        fleet = Fleet(redis_client, guard)
-        spend(fleet, "ask ask closed:30s end")
+def test_a_retry_after_closes_the_breaker_s_gate_where_there_is_no_limit(redis_client: Redis) -> None:
+    # given an agent without limits, when a call ends with a Retry-After; another ended with none
+    fleet = Fleet(redis_client, Breaker().guard("model"))
+    spend(fleet, "ask ask closed:30s end")
 
-        # then all wait for that time, and not longer
-        assert fleet.ask(wait=True) == Refused("gate", "model", 30_000, queued=True)
-        assert fleet.grant() == []
-        fleet.clock.forward(30)
-        assert len(fleet.grant()) == 1
+    # then all wait for that time, and not longer
+    assert fleet.ask(wait=True) == Refused("gate", "model", 30_000, queued=True)
+    assert fleet.grant() == []
+    fleet.clock.forward(30)
+    assert len(fleet.grant()) == 1
+
+
+def test_a_retry_after_closes_nothing_where_there_is_neither_a_limit_nor_a_breaker(redis_client: Redis) -> None:
+    # given an agent that may only be called so often at a time, when a call ends with a Retry-After
+    fleet = Fleet(redis_client, Concurrency(total=2).guard("model"))
+    admitted(fleet.ask("a/step"))
+    fleet.end("a/step", "neutral", closed=30)
+
+    # then the others are not held
+    admitted(fleet.ask())

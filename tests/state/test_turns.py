@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+import pytest
+
 from orchestrator.resilience.breaker import Breaker
 from orchestrator.resilience.limit import Concurrency, RateLimit
-from orchestrator.state.guards import Refused
-from tests.state.fleet import GRANT, HOLD, Fleet, admitted, nothing_is_held, refused
+from orchestrator.state.guards import Admitted, Refused
+from tests.state.fleet import GRANT, HOLD, Clock, Fleet, admitted, nothing_is_held, refused
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -221,3 +223,100 @@ def test_a_gate_that_closes_after_a_turn_was_given_holds_it_too_and_in_front(red
     # then they go on when it is over, before who came later
     fleet.clock.forward(20)
     assert fleet.grant() == ["a/step", "b/step"]
+
+
+def sharing(client: Redis, concurrency: Concurrency, rate: RateLimit) -> list[Fleet]:
+    """Two agents under the same limits, and one clock."""
+    clock = Clock()
+    return [
+        Fleet(client, concurrency.guard(agent), rate.guard(agent), agent=agent, clock=clock)
+        for agent in ("first", "second")
+    ]
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [
+        pytest.param(RateLimit(requests=1000, per=1.0, of="y"), id="the places are what is scarce"),
+        pytest.param(RateLimit(requests=1, per=0.1, of="y"), id="the rate is"),
+    ],
+)
+def test_agents_that_share_limits_are_served_alike(redis_client: Redis, rate: RateLimit) -> None:
+    # given two agents that share two places and a rate, the first has all there is, and 200 of each wait
+    fleets = {fleet.agent: fleet for fleet in sharing(redis_client, Concurrency(total=2, of="x"), rate)}
+    first = fleets["first"]
+    under_way = [("first", run) for run in ("a/step", "b/step") if isinstance(first.ask(run), Admitted)]
+    for number in range(200):
+        for fleet in fleets.values():
+            assert refused(fleet.ask(f"w{number:03d}/step", wait=True)).queued
+
+    # when calls end one by one, and the caretaker looks after each, until half of all have had their turn
+    served: Counter[str] = Counter()
+    while served.total() < 200:
+        granted = []
+        if under_way:
+            agent, member = under_way.pop(0)
+            granted += [(agent, following) for following in fleets[agent].end(member)]
+        first.clock.forward(0.11)
+        for agent in first.store.waiting():
+            granted += [(agent, following) for following in fleets[agent].grant()]
+        for agent, following in granted:
+            admitted(fleets[agent].ask(following))
+            served[agent] += 1
+        under_way += granted
+
+    # then neither had much more of it than the other
+    assert 60 <= served["first"] <= 140, served
+
+
+def test_what_is_freed_is_left_to_the_caretaker_where_another_agent_waits_for_the_same(redis_client: Redis) -> None:
+    # given two agents that share two places, taken by the first, and one of each that waits
+    first, second = sharing(redis_client, Concurrency(total=2, of="x"), RateLimit(requests=1000, of="y"))
+    for member in ("a/step", "b/step"):
+        admitted(first.ask(member))
+    for fleet in (first, second):
+        refused(fleet.ask("w/step", wait=True))
+        refused(fleet.ask("v/step", wait=True))
+
+    # when a call ends, or is forgotten, then nobody is called for what it frees
+    assert first.end("a/step") == []
+    assert first.store.forget("first", "b/step") == []
+
+    # but there is room, for whoever is looked at first
+    assert second.grant() == ["w/step", "v/step"]
+    assert first.grant() == []
+
+    # when the other agent has none left that waits, then an end calls the next at once
+    for member in ("w/step", "v/step"):
+        admitted(second.ask(member))
+    second.end("w/step")
+    assert first.grant() == ["w/step"]
+    admitted(first.ask("w/step"))
+    assert first.end("w/step") == ["v/step"]
+
+
+def test_what_is_freed_goes_on_at_once_where_other_agents_wait_for_something_else(redis_client: Redis) -> None:
+    # given two agents with limits of their own, one call of each under way and one that waits
+    clock = Clock()
+    mine, other = (
+        Fleet(redis_client, Concurrency(total=1).guard(agent), agent=agent, clock=clock) for agent in ("mine", "other")
+    )
+    for fleet in (mine, other):
+        admitted(fleet.ask("a/step"))
+        refused(fleet.ask("w/step", wait=True))
+
+    # then each gives its place on at once
+    assert mine.end("a/step") == ["w/step"]
+    assert other.store.forget("other", "a/step") == ["w/step"]
+
+
+def test_each_agent_with_waiters_is_looked_at_first_now_and_then(redis_client: Redis) -> None:
+    # given two agents with waiters
+    for fleet in sharing(redis_client, Concurrency(total=1, of="x"), RateLimit(requests=1, of="y")):
+        fleet.ask("a/step", wait=True)
+        fleet.ask("b/step", wait=True)
+
+    # when the caretaker looks often, then each comes first at some time, and both are always there
+    looks = [fleet.store.waiting() for _ in range(100)]
+    assert {look[0] for look in looks} == {"first", "second"}
+    assert all(sorted(look) == ["first", "second"] for look in looks)

@@ -83,6 +83,8 @@ def test_the_chain_is_the_step_that_is_ready_and_what_follows_it(
     [
         (["running", "pending"], "running"),
         (["waiting", "pending"], "waiting"),
+        (["delayed", "pending"], "running"),
+        (["completed", "failed", "delayed"], "undoing"),
         (["completed", "completed"], "completed"),
         (["failed", "cancelled"], "failed"),
         (["cancelled", "cancelled"], "cancelled"),
@@ -97,6 +99,24 @@ def test_where_no_step_is_ready_there_is_nothing_to_publish(
 
     assert compile_canvas(app, state) is None
     assert publish(app, state) is False
+
+
+def test_of_a_run_that_is_being_undone_the_chain_is_what_undoes_it(app: Celery) -> None:
+    # given a run whose second step failed, and what undoes two
+    done = sequence("completed", "failed", "cancelled")
+    undo = [
+        StepState(name="s1~undo", agent="team.u1", status="ready", next="s0~undo", undoes="s1", dispatches=1),
+        StepState(name="s0~undo", agent="team.u0", status="pending", undoes="s0"),
+    ]
+
+    # when what is left is compiled
+    found = links(app, run([*done, *undo], "undoing"))
+
+    # then
+    assert [(link["task"], link["kwargs"]["step"]) for link in found] == [
+        ("team.u1", "s1~undo"),
+        ("team.u0", "s0~undo"),
+    ]
 
 
 def test_a_link_holds_the_run_and_the_step_and_nothing_else(app: Celery) -> None:

@@ -138,6 +138,58 @@ def test_a_prefix_of_the_log_gives_the_run_as_it_was_then() -> None:
     assert (states[4].reason, states[4].ended_ms, states[4].finished) == ("enough", 5, True)
 
 
+def test_a_prefix_of_the_log_gives_a_run_that_is_undone_and_redriven_as_it_was_then() -> None:
+    # given a run whose second step was delayed and failed, whose first was undone, and which was redriven
+    delayed = event("StepDelayed", 5, step="second", attempt=1, due_ms=9, why="503", tokens=7)
+    failed = event("StepFailed", 7, step="second", reason="503", tokens=7)
+    undoing = event(
+        "RunUndoing",
+        7,
+        status="failed",
+        reason="second: 503",
+        kind="failed",
+        step="second",
+        deadline_ms=99,
+        steps=[UNDO],
+    )
+    undone = event("StepCompleted", 8, step="first~undo", output="first~undo@1")
+    ended = event("RunFailed", 8, reason="second: 503", kind="failed", step="second")
+    redriven = event(
+        "RunRedriven",
+        9,
+        step="first",
+        input="input",
+        agent="a",
+        deadline_ms=200,
+        by="me",
+        reset=["first", "second"],
+        revised=["first"],
+    )
+    woken = event("StepReady", 6, step="second")
+    dropped = event("DeadLetterDropped", 8, by="me")
+    log = [SUBMITTED, STARTED, COMPLETED, delayed, woken, failed, undoing, undone, ended, dropped, redriven]
+
+    # when ever more of its log is read
+    states = [fold(RUN, log[:length]) for length in range(4, len(log) + 1)]
+
+    # then each is the run at that time
+    assert [state.status for state in states] == [*["running"] * 3, *["undoing"] * 2, *["failed"] * 2, "running"]
+    assert [tuple(step.status for step in state.steps) for state in states] == [
+        ("completed", "delayed"),
+        ("completed", "ready"),
+        ("completed", "failed"),
+        ("completed", "failed", "ready"),
+        *[("completed", "failed", "completed")] * 3,
+        ("ready", "pending"),
+    ]
+    assert (states[0].steps[1].due_ms, states[0].steps[1].why, states[1].steps[1].due_ms) == (9, "503", None)
+    assert states[3].ending is not None
+    assert (states[3].ending.status, states[3].deadline_ms, states[4].steps[0].undone) == ("failed", 99, True)
+    assert [state.failure is not None for state in states[5:]] == [True, False, False]
+    assert (states[-1].tokens, states[-1].deadline_ms, states[-1].reason, states[-1].ending) == (7, 200, None, None)
+    assert [step.revision for step in states[-1].steps] == [1, 0]
+
+
 def test_a_projection_is_built_from_its_hash() -> None:
     # given a run's hash, with Lua's way to write an empty list
     fields = {

@@ -53,6 +53,12 @@ def test_an_idempotency_key_decides_the_shard() -> None:
     assert len(set(first)) > 4
 
 
+def test_a_child_is_on_its_parents_shard_whatever_its_key() -> None:
+    parent = keys.new_run_id(256)
+
+    assert {keys.new_run_id(256, key, "acme", parent)[-2:] for key in (None, "k1", "k2")} == {parent[-2:]}
+
+
 def test_every_key_of_a_run_is_in_one_hash_slot() -> None:
     for run_id in (keys.new_run_id(256) for _ in range(100)):
         all_of_it = [
@@ -115,3 +121,6 @@ def test_an_index_entry_gives_back_the_run_and_the_step() -> None:
 
     assert keys.split_member(keys.member(run_id, "inner/step")) == (run_id, "inner/step")
     assert keys.split_member(run_id) == (run_id, None)
+    # the time by which a step must be done, and the end of a run's children
+    assert keys.split_member(keys.member(run_id, "/inner/step")) == (run_id, "/inner/step")
+    assert keys.split_member(keys.member(run_id, "/")) == (run_id, "/")

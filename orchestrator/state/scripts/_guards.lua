@@ -6,7 +6,8 @@ KEYS[4]   breakers   hash  {guards}:breakers
 ARGV[1]   clock      int   now (ms), for tests; empty: TIME
 
 The keys of guards, budgets and other agents' queues are not among KEYS, as which members a script comes to look at is
-known only while it runs. keys.py has built them too: they are in what each member asked for. All are in one slot.
+known only while it runs. keys.py has built them too: they are in what each member asked for, or begin with what it has
+given of a queue's. All are in one slot.
 
 A member's record is three lines of JSON.
   state   s: w waits | g was granted its turn, and has what it needs | h holds it; score, since, tries: of the queue;
@@ -243,16 +244,6 @@ KINDS.concurrency = {
 }
 KINDS.concurrency.release = KINDS.concurrency.undo
 
-KINDS.gate = {
-  check = function(g)
-    local gate = tonumber(redis.call('GET', g.key) or 0)
-    if gate > NOW then return 'gate', gate - NOW end
-  end,
-  take = function() return 0 end,
-  undo = function() end,
-  release = function() end,
-}
-
 -- Budgets
 
 local AMOUNTS = {'tokens', 'cost'}
@@ -274,17 +265,18 @@ local function look_at_budget(key)
   return look
 end
 
-local function check_budget(key, m)
+local function check_budget(key, m, i)
   local look = look_at_budget(key)
+  m.budgets[i] = look
   for n = 1, look and 2 or 0 do
     local need, limit = m.ask.n[n], look.limit[n]
     if limit and need > 0 and look.used[n] + need > limit then return need <= limit and look.renews or -1 end
   end
 end
 
--- Returns the period in which it was taken; -1: there is no such budget.
-local function take_budget(key, m)
-  local look = look_at_budget(key)
+-- Of a budget that was just looked at; returns the period in which it was taken, -1: there is no such budget.
+local function take_budget(key, m, i)
+  local look = m.budgets[i]
   if not look then return -1 end
   for n, what in ipairs(AMOUNTS) do
     if m.ask.n[n] > 0 then redis.call('HINCRBY', key, 'used_' .. what, m.ask.n[n]) end
@@ -293,8 +285,8 @@ local function take_budget(key, m)
 end
 
 local function adjust_budget(key, m, period, used)
-  local look = look_at_budget(key)
-  if not look or period < 0 then return end
+  local look = period >= 0 and look_at_budget(key)
+  if not look then return end
   for n, what in ipairs(AMOUNTS) do
     local more = used[n] - m.ask.n[n]
     if more > 0 or (more < 0 and period == look.period) then
@@ -349,8 +341,9 @@ local function check(m)
     local kind, retry, own = KINDS[g.kind].check(g, m, i)
     if kind then refuse(kind, g.name, retry, own or false, g.waits) end
   end
-  for _, b in ipairs(m.ask.b) do
-    local retry = check_budget(b[2], m)
+  m.budgets = {}
+  for i, b in ipairs(m.ask.b) do
+    local retry = check_budget(b[2], m, i)
     if retry then refuse('budget', b[1], retry, true, true) end
   end
   return found
@@ -359,7 +352,7 @@ end
 local function take(m, granted)
   m.x, m.p, m.probe = {}, {}, nil
   for i, g in ipairs(m.guards) do m.x[i] = KINDS[g.kind].take(g, m, i, granted) end
-  for i, b in ipairs(m.ask.b) do m.p[i] = take_budget(b[2], m) end
+  for i, b in ipairs(m.ask.b) do m.p[i] = take_budget(b[2], m, i) end
 end
 
 -- Give back what a granted member was never given the time to use.
@@ -469,4 +462,36 @@ local function grant(queue, grant_ms, limit)
     if #page == 0 then return turns end
   end
   return turns
+end
+
+-- The guards of who is first in a queue; of its record the last line alone is decoded, as many queues may be looked at.
+local function first_guards(queue)
+  local first = redis.call('ZRANGE', queue, 0, 0)[1]
+  local text = first and redis.call('HGET', MEMBERS, first)
+  if not text then return {} end
+  local guards = string.match(text, '^[^\n]*\n[^\n]*\n(.*)$')
+  if not decoded[guards] then decoded[guards] = cjson.decode(guards) end
+  return decoded[guards]
+end
+
+-- Whether the first of another agent needs what the first of this one needs too.
+local function contested(queue, queues)
+  local keys = {}
+  for _, g in ipairs(first_guards(queue)) do keys[g.key] = true end
+  if not next(keys) then return false end
+  for _, agent in ipairs(redis.call('SMEMBERS', WAITING)) do
+    if queues .. agent ~= queue then
+      for _, g in ipairs(first_guards(queues .. agent)) do
+        if keys[g.key] then return true end
+      end
+    end
+  end
+  return false
+end
+
+-- What an agent's call gave back goes to those who wait for the same agent; but what others wait for too would then
+-- never leave the agent that has it. That is left to the caretaker, who goes by no agent first.
+local function grant_freed(queue, queues, grant_ms, limit)
+  if contested(queue, queues) then return {} end
+  return grant(queue, grant_ms, limit)
 end

@@ -5,11 +5,12 @@ The clock is the first of ARGV, as in that file.
 ARGV[2]   id       string  <agent>/<member>
 ARGV[3]   grant_ms int   > 0
 ARGV[4]   grants   int   > 0, at most so many
-Returns   ids of those whose turn it is now
+ARGV[5]   queues   string  what the key of each agent's queue begins with
+Returns   ids of those whose turn it is now; none where another agent waits for the same
 Atomic    what is given back once may be taken once
 ]]
 local m = load(ARGV[2])
 if not m then return {} end
 if m.s == 'g' then undo(m) elseif m.s == 'h' then release(m, 'neutral', 0, nil) end
 drop(m)
-return grant(KEYS[5], tonumber(ARGV[3]), tonumber(ARGV[4]))
+return grant_freed(KEYS[5], ARGV[5], tonumber(ARGV[3]), tonumber(ARGV[4]))

@@ -13,7 +13,8 @@ ARGV[8]   good_ms   int   >= 0
 ARGV[9]   output    string  the last good output
 ARGV[10]  grant_ms  int   > 0
 ARGV[11]  grants    int   > 0, at most so many
-Returns   ids of those whose turn it is
+ARGV[12]  queues    string  what the key of each agent's queue begins with
+Returns   ids of those whose turn it is; none where another agent waits for the same
 Atomic    what is given back once may be taken once
 ]]
 local m = load(ARGV[2])
@@ -26,12 +27,10 @@ local closed_ms = tonumber(ARGV[6])
 if closed_ms > 0 then
   local guards, of = held and m.guards or cjson.decode(ARGV[7]), {}
   for _, g in ipairs(guards) do of[g.kind] = true end
-  local closing = of.rate and 'rate' or of.breaker and 'breaker' or 'gate'
+  local closing = of.rate and 'rate' or 'breaker'
   local gate = NOW + closed_ms
   for _, g in ipairs(guards) do
-    if g.kind == closing and closing == 'gate' then
-      if gate > tonumber(redis.call('GET', g.key) or 0) then redis.call('SET', g.key, gate, 'PX', closed_ms) end
-    elseif g.kind == closing then
+    if g.kind == closing then
       local v = redis.call('HMGET', g.key, 'gate', 'forced')
       if gate > tonumber(v[1] or 0) then redis.call('HSET', g.key, 'gate', gate) end
       local longest = closed_ms + (closing == 'rate' and 2 * g.per or g.window + g.cooldown) + DAY_MS
@@ -41,4 +40,4 @@ if closed_ms > 0 then
 end
 if tonumber(ARGV[8]) > 0 then redis.call('SET', KEYS[6], NOW .. ':' .. ARGV[9], 'PX', ARGV[8]) end
 if not freed then return {} end
-return grant(KEYS[5], tonumber(ARGV[10]), tonumber(ARGV[11]))
+return grant_freed(KEYS[5], ARGV[12], tonumber(ARGV[10]), tonumber(ARGV[11]))

@@ -17,6 +17,9 @@ AT_ONCE: Final = 8
 FAILURES: Final = 5
 COOLDOWN: Final = 0.5
 REQUESTS: Final = 150
+ATTEMPTS: Final = 20
+LONGEST_PAUSE: Final = 1
+"""Seconds between attempts, at most."""
 TIMEOUT: Final = 1.0
 """Seconds for a call."""
 IDLE: Final = 0.5
@@ -35,12 +38,13 @@ def client() -> httpx.AsyncClient:
     "provider.guarded",
     timeout=TIMEOUT,
     idle=IDLE,
-    retry=Retry(max_attempts=20, base=0.1, cap=1.0),
+    retry=Retry(max_attempts=ATTEMPTS, base=0.1, cap=LONGEST_PAUSE),
     breaker=Breaker(of="provider", failures=FAILURES, window=10.0, cooldown=COOLDOWN, slow=TIMEOUT),
     rate=RateLimit(of="provider", requests=REQUESTS, per=1.0),
     concurrency=Concurrency(of="provider", total=AT_ONCE),
 )
 async def guarded(ctx: Context, question: Question) -> Answer:
+    """Ask once; the policies do the rest."""
     said = b""
     async with client().stream("GET", os.environ["PROVIDER_GUARDED"]) as response:
         response.raise_for_status()

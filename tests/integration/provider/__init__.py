@@ -1,1 +1,0 @@
-"""A user's package whose agents call somebody else's service, and that service, which fails in every way it can."""
