@@ -90,8 +90,8 @@ class StepState(PlanStep):
         instead_of: the agent it fell back from, while it does.
         dispatches: messages published for this attempt; `fence`: the token of the attempt that may commit.
         effects: sub-steps whose results are recorded, in all revisions.
-        losses: attempts whose worker was lost, since the step was first ready; `strikes`: two for each, one where its
-            lease had been renewed and it may have been a bystander.
+        losses: attempts whose worker was lost, since the step was first ready; `strikes`: two for each, one for the
+            second and where its lease had been renewed, as it may have been a bystander.
         due_ms: until when a delayed step waits, and `why`.
         first_ms: when it was first ready; `until_ms`: when it must be done.
         rung: how many of its agent's fallbacks have been used up.

@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator import Budget, RunCancelled, RunFailed
 from orchestrator.errors import InvalidInput, WrongState
+from orchestrator.state import keys
 from tests.integration.checks import check_all
 from tests.integration.conftest import FAILED
 from tests.integration.fleet import FAST, USER_CODE, Deployment
@@ -423,6 +424,8 @@ def test_children_end_with_their_parent_and_are_submitted_once(deployment: Deplo
         assert child.status() == "cancelled"
     with pytest.raises(RunCancelled, match="its parent"):
         child.result(timeout=SOON)
+    timers = keys.timers(keys.shard_of(run.id))
+    wait_until(lambda: deployment.redis.zscore(timers, f"{run.id}//") is None, SOON, "the caretaker has seen to it")
 
 
 # Dead letters

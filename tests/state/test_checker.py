@@ -157,7 +157,7 @@ def add_event(run: str, kind: str, facts: str, at: str = "*") -> Command:
         (undoing, lambda run: add_event(run, "StepReady", '{"step": "second"}'), "step second: status is 'cancelled'"),
         (dead, lambda run: ("ZREM", keys.dead(keys.shard_of(run)), run), "the run is a dead letter until None"),
         (completed, lambda run: ("ZADD", keys.dead(keys.shard_of(run)), 1, run), "the run is a dead letter until 1.0"),
-        (dead, lambda run: ("EXPIRE", keys.run(run), 60), "for 60000 ms"),
+        (dead, lambda run: ("EXPIRE", keys.run(run), 60), "the run is kept for"),
         (dead, lambda run: ("PEXPIRE", keys.blob(run, "input"), 60_000), "expires before its run"),
         (running, lambda run: ("HDEL", keys.data(run), "input"), "the value input is missing"),
         (running, lambda run: ("DEL", keys.blob(run, "input")), "the value input cannot be read"),

@@ -23,7 +23,7 @@ rec.losses = (rec.losses or 0) + 1
 -- What kills its worker does so soon, as a rule: one whose lease had been renewed may have been a bystander. So may any
 -- that is lost a second time, since the second begin comes at once, beside all that were lost with it. One that is put
 -- off comes apart from them: those that were renewed before the first loss can never have too many strikes by another's.
-local renewed = expiry and tonumber(expiry) > rec.started_ms + tonumber(ARGV[6])
+local renewed = expiry and tonumber(expiry) > rec.started_ms + 1.1 * tonumber(ARGV[6])
 rec.strikes = (rec.strikes or 0) + ((renewed or rec.losses == 2) and 1 or 2)
 if rec.strikes >= 2 * tonumber(ARGV[2]) - 1 then
   local reason = 'begun ' .. rec.losses .. ' times and never finished; last on ' .. rec.worker
