@@ -43,6 +43,8 @@ format: .venv/.ready  ## format the code and mend what ruff can mend
 bench: .venv/.ready  ## measure CPU and latency beside plain Celery
 	@$(BIN)/python -m benchmarks
 	@$(BIN)/python -m benchmarks waiting
+	@$(BIN)/python -m benchmarks guards
+	@$(BIN)/python -m benchmarks provider
 
 chaos: .venv/.ready  ## kill workers and servers on purpose and check that every run ends right
 	@echo "==> pytest: chaos tests"

@@ -110,7 +110,9 @@ end
 -- What is behind claim checks has keys of its own, in the run's slot: where the run lasts longer, so must they.
 local function keep_values(ttl_ms)
   for _, stored in ipairs(redis.call('HVALS', DATA)) do
-    if string.byte(stored) == 1 then redis.call('PEXPIRE', RUN .. ':blob:' .. string.sub(stored, 2), ttl_ms, 'GT') end
+    local blob = string.byte(stored) == 1 and RUN .. ':blob:' .. string.sub(stored, 2)
+    -- PEXPIRE's own GT came with Redis 7.
+    if blob and redis.call('PTTL', blob) < ttl_ms then redis.call('PEXPIRE', blob, ttl_ms) end
   end
 end
 
