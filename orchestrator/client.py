@@ -39,7 +39,7 @@ from orchestrator.state.keys import is_run_id
 from orchestrator.state.runs import RunStore, Submission, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from celery import Celery
     from redis import Redis
@@ -54,6 +54,7 @@ logger = logging.getLogger(__name__)
 MAX_TAGS: Final = 32
 MAX_TEXT: Final = 256
 MAX_PROBLEMS: Final = 3
+MAX_NAMES: Final = 15
 WAIT_SLICE: Final = 5.0
 BATCH: Final = 100
 UNSET: Final = object()
@@ -81,6 +82,13 @@ def check_text(what: str, value: object) -> None:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT or readable(value) != value:
         msg = f"{what} must be a text of 1 to {MAX_TEXT} characters, not {value!a:.80}"
         raise InvalidInput(msg)
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return names as a text of one line, however many there are."""
+    found = list(names)
+    more = f" and {len(found) - MAX_NAMES} more" if len(found) > MAX_NAMES else ""
+    return ", ".join(found[:MAX_NAMES]) + more
 
 
 def _dead_letter(state: RunState, events: Sequence[Event]) -> DeadLetter:
@@ -324,7 +332,7 @@ class Run:
         load_agents(self._client.settings.agents)
         known = agents()
         if agent is not None and agent not in known:
-            msg = f"there is no agent {agent!r} (known: {', '.join(known) or 'none'})"
+            msg = f"there is no agent {agent!r} (known: {_listed(known) or 'none'})"
             raise InvalidInput(msg)
         if given is UNSET:
             return None
@@ -640,7 +648,7 @@ class Client:
         load_agents(self.settings.agents)
         known = flows()
         if flow not in known:
-            raise UnknownFlow(flow, ", ".join(known))
+            raise UnknownFlow(flow, _listed(known))
         return known[flow]
 
     def _encode(self, flow: Flow, value: object) -> bytes:
