@@ -1,4 +1,4 @@
-"""`python -m benchmarks [pipeline|waiting|guards|provider]`: measure, print ratios; `--json` for the figures."""
+"""`python -m benchmarks [SUITE]`: measure, print ratios; `--json` for the figures, `--help` for the suites."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 import sys
 from typing import Final
 
-from benchmarks import guards, pipeline, provider, waiting
+from benchmarks import fan_out, guards, pipeline, provider, waiting
 
-SUITES: Final = {"pipeline": pipeline, "waiting": waiting, "guards": guards, "provider": provider}
-COUNTS: Final = {"pipeline": 400, "waiting": 2000, "guards": 960, "provider": 500}
-ROUNDS: Final = {"pipeline": 3, "waiting": 2, "guards": 1, "provider": 1}
+SUITES: Final = {"pipeline": pipeline, "fan_out": fan_out, "waiting": waiting, "guards": guards, "provider": provider}
+COUNTS: Final = {"pipeline": 400, "fan_out": 5000, "waiting": 2000, "guards": 960, "provider": 500}
+ROUNDS: Final = {"pipeline": 3, "fan_out": 1, "waiting": 2, "guards": 1, "provider": 1}
 
 
 def main() -> None:
@@ -20,7 +20,9 @@ def main() -> None:
     rounds = ", ".join(f"{suite} {number}" for suite, number in ROUNDS.items())
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure beside plain Celery.")
     parser.add_argument("suite", nargs="?", choices=SUITES, default="pipeline", help="what to measure")
-    parser.add_argument("--count", "--runs", type=int, help=f"of pipelines, waiting tasks, runs (default: {counts})")
+    parser.add_argument(
+        "--count", "--runs", type=int, help=f"of pipelines, members, waiting tasks, runs (default: {counts})"
+    )
     parser.add_argument("--rounds", type=int, help=f"of every side, the least disturbed one counts (default: {rounds})")
     parser.add_argument("--single", type=int, default=20, help="pipelines one after another, for the latency")
     parser.add_argument("--wait", type=float, default=1.0, help="seconds an agent waits where the lag is measured")

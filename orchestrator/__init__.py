@@ -19,7 +19,19 @@ from orchestrator.errors import (
     UnknownFlow,
 )
 from orchestrator.messages import Event, RunState, StepState
-from orchestrator.patterns import Decision, Gate, Pipeline, Stage
+from orchestrator.patterns import (
+    Assignment,
+    Decision,
+    Gate,
+    Hierarchy,
+    Join,
+    Outcome,
+    Pipeline,
+    Plan,
+    Results,
+    Specialist,
+    Stage,
+)
 from orchestrator.resilience.breaker import Breaker
 from orchestrator.resilience.budget import Budget, Spend
 from orchestrator.resilience.fallback import Cached, Constant
@@ -33,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Agent",
     "AgentFailed",
+    "Assignment",
     "Breaker",
     "Budget",
     "Cached",
@@ -43,12 +56,17 @@ __all__ = [
     "Decision",
     "Event",
     "Gate",
+    "Hierarchy",
     "InvalidInput",
+    "Join",
     "KeyConflict",
     "OrchestratorError",
+    "Outcome",
     "PayloadTooLarge",
     "Pipeline",
+    "Plan",
     "RateLimit",
+    "Results",
     "Retry",
     "RetryLater",
     "Run",
@@ -57,6 +75,7 @@ __all__ = [
     "RunNotFound",
     "RunState",
     "Settings",
+    "Specialist",
     "Spend",
     "Stage",
     "StepState",

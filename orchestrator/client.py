@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from orchestrator.messages import Event, RunState
     from orchestrator.patterns.flow import Flow
     from orchestrator.settings import Settings
-    from orchestrator.state.runs import Committed
+    from orchestrator.state.runs import Change
 
 logger = logging.getLogger(__name__)
 
@@ -186,13 +186,8 @@ class Run:
         """
         if not self._store.exists(self.id):
             raise RunNotFound(self.id)
-        until = None if timeout is None else time.monotonic() + timeout
         last = "-"
-        while True:
-            wait = WAIT_SLICE if until is None else min(WAIT_SLICE, until - time.monotonic())
-            if wait <= 0:
-                msg = f"run {self.id} has not ended after {timeout:g} s; it goes on: watch it again"
-                raise TimeoutError(msg)
+        for wait in self._slices(timeout):
             found = self._store.follow(self.id, last, wait)
             if not found and not self._store.exists(self.id):
                 raise RunNotFound(self.id)
@@ -200,8 +195,18 @@ class Run:
                 last = event.id
                 yield event
             # A failed run may have been sent on its way again since.
-            if any(event.ends_run for event in found) and self._store.load(self.id).finished:
+            if any(event.ends_run for event in found) and self._store.head(self.id).finished:
                 return
+
+    def _slices(self, timeout: float | None) -> Iterator[float]:
+        """Give the seconds to wait, slice by slice."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            wait = WAIT_SLICE if until is None else min(WAIT_SLICE, until - time.monotonic())
+            if wait <= 0:
+                msg = f"run {self.id} has not ended after {timeout:g} s; it goes on: watch it again"
+                raise TimeoutError(msg)
+            yield wait
 
     def result(self, timeout: float | None = None) -> Any:  # noqa: ANN401  the flow's output type
         """
@@ -219,11 +224,12 @@ class Run:
             RunNotFound: there is no such run.
             TimeoutError: it has not ended in time; it goes on.
         """
-        state = self.state()
-        if not state.finished:
-            for _ in self.watch(timeout):
-                pass
-            state = self.state()
+        state = self._store.head(self.id)
+        last, waits = "-", self._slices(timeout)
+        while not state.finished:
+            seen, (last, ended) = last, self._store.wait_for_end(self.id, last, next(waits))
+            if ended or seen == last:
+                state = self._store.head(self.id)
         if state.status == "failed":
             raise RunFailed(self.id, state.reason or "")
         if state.status == "cancelled":
@@ -252,7 +258,8 @@ class Run:
             RunNotFound: there is no such run.
             WrongState: it has ended.
         """
-        outcome = self._store.cancel(self.id, reason=reason, by=by)
+        change = self._store.cancel(self.id, reason=reason, by=by)
+        outcome = change.what
         if outcome == "gone":
             raise RunNotFound(self.id)
         if outcome == "closed":
@@ -260,8 +267,7 @@ class Run:
             raise WrongState(
                 self.id, "it is being undone" if status == "undoing" else f"it has ended already: {status}"
             )
-        if outcome == "undoing":
-            self._client.publish([self.id])
+        self._client.carry_on(self.id, change)
         for child in self._store.children(self.id):
             # At once; should this process die here, a worker's caretaker does it.
             with contextlib.suppress(WrongState, RunNotFound):
@@ -314,19 +320,19 @@ class Run:
         found = step or next((one.name for one in state.steps if one.status != "completed" or one.undone), "")
         seconds = self._client.check_deadline(deadline)
         value = self._redriven_input(state, found, input, agent)
-        what, where = self._store.redrive(
-            self.id, step=step or "", value=value, agent=agent or "", deadline=seconds, by=by
-        )
+        change = self._store.redrive(self.id, step=step or "", value=value, agent=agent or "", deadline=seconds, by=by)
+        what, where = change.what, change.step
         if what == "gone":
             raise RunNotFound(self.id)
         if what != "redriven":
             why = {
                 "not failed": f"it has not failed, it is {state.status}",
                 "no step": f"it has no step {where!r}",
+                "member": f"step {step!r} belongs to a fan-out, whose assignments that failed run again with {where!r}",
                 "no input": f"step {where!r} has no input: what comes before it is not done; start there or give one",
             }[what]
             raise WrongState(self.id, why)
-        self._client.publish([self.id])
+        self._client.carry_on(self.id, change)
 
     def _redriven_input(self, state: RunState, step: str, given: object, agent: str | None) -> bytes | None:
         load_agents(self._client.settings.agents)
@@ -508,7 +514,8 @@ class Client:
         for start in range(0, len(submissions), BATCH):
             batch = submissions[start : start + BATCH]
             submitted = self.store.submit(batch)
-            self._publish([one.run_id for one in submitted if one.what == "created"])
+            first = [step.name for step in found.plan()[:1]]
+            self._publish([(one.run_id, first) for one in submitted if one.what == "created"])
             for submission, one in zip(batch, submitted, strict=True):
                 if one.what == "closed":
                     raise WrongState(one.run_id, "it has ended, or is about to: it can have no more children")
@@ -591,10 +598,10 @@ class Client:
             and (tag is None or state.tags.get(tag[0]) == tag[1])
         ][:limit]
 
-    def carry_on(self, run_id: str, committed: Committed) -> None:
-        """Publish what became ready by a commit or a decision, if anything did."""
-        if committed.what in {"next", "again", "undoing"}:
-            self.publish([run_id])
+    def carry_on(self, run_id: str, change: Change) -> None:
+        """Publish what became ready by a decision, a cancel or a redrive, if anything did."""
+        if change.to_publish:
+            self._publish([(run_id, change.to_publish)])
 
     def dead_letters(self, *, limit: int = 100, flow: str | None = None, agent: str | None = None) -> list[DeadLetter]:
         """Return the newest runs that failed for good and fit, newest first, at most `limit`."""
@@ -616,10 +623,6 @@ class Client:
         """The breakers, limits and budgets of the fleet."""
         return Guards(self.store.client)
 
-    def publish(self, run_ids: Sequence[str]) -> None:
-        """Publish what is ready of runs; a broker that is away is no error."""
-        self._publish(run_ids)
-
     def check_deadline(self, deadline: object) -> float:
         """
         Return a deadline in seconds; the setting `run_deadline` for None.
@@ -633,11 +636,11 @@ class Client:
             raise InvalidInput(msg)
         return float(seconds)
 
-    def _publish(self, run_ids: Sequence[str]) -> None:
+    def _publish(self, ready: Sequence[tuple[str, Sequence[str]]]) -> None:
         # Stored is as good as enqueued: where the producer dies here, or the broker is away, the dispatch deadline of
         # the step that is ready brings the run on. An error would have the caller submit the same work again.
         try:
-            publish_many(self.app, self.store.load_many(run_ids))
+            publish_many(self.app, [state for state in self.store.left_many(ready) if state is not None])
         except (OperationalError, RedisError) as error:
             why = " ".join(str(error).split())
             logger.warning("stored, but not published yet: %s; a worker does it when the broker is back", why)

@@ -8,9 +8,10 @@ All times are milliseconds of Redis TIME since the epoch.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,10 +21,14 @@ StepStatus = Literal["pending", "ready", "running", "delayed", "waiting", "compl
 FailureKind = Literal["failed", "poison", "deadline", "undo"]
 Priority = Literal["high", "normal", "low"]
 Choice = Literal["approve", "reject", "fallback"]
+MemberOutcome = Literal["ok", "degraded", "failed", "late"]
+Otherwise = Literal["fail", "degrade"]
+JoinVerdict = Literal["met", "accepted", "missed", "overdue"]
 
 TURN: Final = "waits for its turn"
 """How `why` begins of a step that goes on when its turn comes, whatever its timer says."""
 FINISHED: Final = frozenset({"completed", "failed", "cancelled"})
+ENDS: Final = frozenset({"RunCompleted", "RunFailed", "RunCancelled"})
 EVENT_VERSION: Final = 1
 
 
@@ -50,6 +55,12 @@ class PlanStep(Frozen):
         gated: whether the flow declares a gate behind this step.
         undo: the agent that undoes the step, given its output, when the run fails or is cancelled.
         within_ms: the time it has from when it is first ready until it is done.
+        delegates: whether it may give work out; `joins`: whether it is where a fan-out's members come together.
+        fan: of a step within a fan-out: the step where its members come together.
+        member: of such a step: the first step of its member; of a member that is one agent, the step itself.
+        after: of a member's first step: that of the next member.
+        specialist, label, weight, round: of a member's first step: whose assignment it is, what it is about, how much
+            it counts, in thousandths, and in which round it was given.
     """
 
     name: str
@@ -59,6 +70,52 @@ class PlanStep(Frozen):
     gated: bool = False
     undo: str | None = None
     within_ms: int | None = None
+    delegates: bool = False
+    joins: bool = False
+    fan: str | None = None
+    member: str | None = None
+    after: str | None = None
+    specialist: str | None = None
+    label: str = ""
+    weight: int = 1000
+    round: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """
+    An assignment as it is stored.
+
+    Attributes:
+        steps: of its flow, the first one first; of a single agent the one.
+        value: what it takes, JSON.
+        fault: why it cannot be done at all; then it has no value and fails at once.
+    """
+
+    steps: tuple[PlanStep, ...]
+    value: bytes = b""
+    fault: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """
+    When a fan-out's members come together.
+
+    Attributes:
+        need: what it takes: so many answers, or where `share` is true answers of so much weight (thousandths).
+        accept: whether one acceptable answer is what it takes.
+        otherwise: what follows where that does not come.
+        width: members in flight at a time.
+        within: seconds it may take; None: as long as the run.
+    """
+
+    need: int
+    share: bool
+    accept: bool
+    otherwise: Otherwise
+    width: int
+    within: float | None
 
 
 class Waiting(Frozen):
@@ -97,6 +154,8 @@ class StepState(PlanStep):
         rung: how many of its agent's fallbacks have been used up.
         tokens, cost: used by all its attempts, as the agent says.
         undoes: the step that this one undoes; `undone`: whether this one has been undone.
+        outcome: of a member's first step: how the member ended, with `answer`, the name of the value it gave, or with
+            `fault`, why it gave none.
     """
 
     status: StepStatus = "pending"
@@ -129,8 +188,56 @@ class StepState(PlanStep):
     instead_of: str | None = None
     undoes: str | None = None
     undone: bool = False
+    outcome: MemberOutcome | None = None
+    answer: str | None = None
+    fault: str | None = None
     waiting: Waiting | None = None
     decision: Decided | None = None
+
+
+class FanOut(Frozen):
+    """
+    A fan-out's projection: what its join has counted so far.
+
+    Attributes:
+        round: how often work was given out; `total`: members in all rounds.
+        size, weight: members of this round, and what they weigh together, in thousandths.
+        need: what it takes: so many answers, or where `share` is true answers of so much weight.
+        accept: whether the first acceptable answer is enough, and nothing else.
+        otherwise: what follows where that cannot come any more.
+        width: members in flight at a time; `opened`: those of this round that were ever ready; `ended`: done or failed.
+        good, good_weight: members that gave an answer; `failed`, `bad_weight`: those that did not.
+        first, tail: the first and the last member of all rounds; `head`: the next that is to be opened.
+        task: the name of the value that the boss took.
+        within_ms, until_ms: the time that this round has.
+        verdict: how it was decided, once it is; `why`: in words.
+        degraded: whether in any round a member failed, or what it takes did not come.
+    """
+
+    total: int = 0
+    round: int = 0
+    size: int = 0
+    weight: int = 0
+    need: int = 0
+    share: bool = True
+    accept: bool = False
+    otherwise: Otherwise = "fail"
+    width: int = 1
+    opened: int = 0
+    ended: int = 0
+    good: int = 0
+    good_weight: int = 0
+    failed: int = 0
+    bad_weight: int = 0
+    first: str | None = None
+    tail: str | None = None
+    head: str | None = None
+    task: str | None = None
+    within_ms: int | None = None
+    until_ms: int | None = None
+    verdict: JoinVerdict | None = None
+    why: str | None = None
+    degraded: bool = False
 
 
 class RunBudget(Frozen):
@@ -175,6 +282,8 @@ class RunState(Frozen):
         budget: its own; `budgets`: those it draws on, its own and those of the runs it is a child of.
         partial: whether `output` is only what an earlier step gave, of another type than the flow's.
         ending: what follows when everything is undone; `failure`: what makes it a dead letter.
+        waits: steps that wait for a person.
+        fans: fan-outs, by the step where their members come together.
     """
 
     id: str
@@ -197,6 +306,8 @@ class RunState(Frozen):
     ended_ms: int | None = None
     reason: str | None = None
     output: str | None = None
+    waits: int = 0
+    fans: dict[str, FanOut] = Field(default_factory=dict)
     steps: tuple[StepState, ...] = ()
 
     @property
@@ -206,8 +317,9 @@ class RunState(Frozen):
 
     @property
     def degraded(self) -> bool:
-        """Whether a fallback's output is part of the result, or the result is only a part."""
-        return self.partial or any(step.degraded for step in self.steps)
+        """Whether a fallback's output is part of the result, or something is missing from it."""
+        fans = any(fan.degraded for fan in self.fans.values())
+        return self.partial or fans or any(step.degraded for step in self.steps)
 
     @property
     def tokens(self) -> int:
@@ -232,14 +344,16 @@ class RunState(Frozen):
             run_id: the run.
             fields: the whole hash, decoded.
         """
-        plain: dict[str, object] = {key: value for key, value in fields.items() if not key.startswith("step:")}
+        plain: dict[str, object] = {key: value for key, value in fields.items() if not key.startswith(_OWN_FIELDS)}
         for key in _JSON_FIELDS & plain.keys():
             plain[key] = json.loads(fields[key])
         order = plain.pop("order")
         steps = [json.loads(fields[f"step:{name}"]) | {"name": name} for name in cast("list[str]", order) or ()]
-        return cls.model_validate({"id": run_id, **plain, "steps": steps})
+        fans = {key[4:]: json.loads(text) for key, text in fields.items() if key.startswith("fan:")}
+        return cls.model_validate({"id": run_id, **plain, "steps": steps, "fans": fans})
 
 
+_OWN_FIELDS: Final = ("step:", "fan:")
 _JSON_FIELDS: Final = frozenset({"order", "tags", "budget", "budgets", "ending", "failure"})
 
 
@@ -302,4 +416,4 @@ class Event(Frozen):
     @property
     def ends_run(self) -> bool:
         """Whether nothing follows this event."""
-        return self.type in {"RunCompleted", "RunFailed", "RunCancelled"}
+        return self.type in ENDS

@@ -1,7 +1,23 @@
 """The orchestration patterns, one a module, built on agents and state alone."""
 
+from orchestrator.patterns.delegation import Assignment, Join, Outcome, Plan, Results, Specialist
 from orchestrator.patterns.flow import Flow, flows
 from orchestrator.patterns.gate import Decision, Gate
+from orchestrator.patterns.hierarchy import Hierarchy
 from orchestrator.patterns.pipeline import Pipeline, Stage
 
-__all__ = ["Decision", "Flow", "Gate", "Pipeline", "Stage", "flows"]
+__all__ = [
+    "Assignment",
+    "Decision",
+    "Flow",
+    "Gate",
+    "Hierarchy",
+    "Join",
+    "Outcome",
+    "Pipeline",
+    "Plan",
+    "Results",
+    "Specialist",
+    "Stage",
+    "flows",
+]

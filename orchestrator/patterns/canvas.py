@@ -1,64 +1,90 @@
-"""A run's state, compiled to the Celery canvas of what is left of it."""
+"""A run's state, compiled to the Celery canvases of what is left of it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import re
+from typing import TYPE_CHECKING, Any, Final
 
-from celery import chain
+from celery import chain, chord
 
 from orchestrator.broker import message_priority
+from orchestrator.state.reading import IN_A_ROW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from celery import Celery
     from celery.canvas import Signature
     from kombu import Producer
 
-    from orchestrator.messages import RunState, StepState
+    from orchestrator.messages import Priority, RunState, StepState
 
-WINDOW: Final = 10
+WINDOW: Final = IN_A_ROW
 """Links in one chain: every link's message carries the rest, so a long pipeline's chain is compiled piece by piece."""
 
+NUMBER: Final = re.compile(r"#[0-9]+")
+"""Of a member; left out of the name that Flower and its metrics show, of which there must be few."""
 
-def left(state: RunState) -> Iterator[StepState]:
-    """Give the steps that are left to do: the one that is ready, and what follows it."""
+
+def left(state: RunState, step: StepState) -> Iterator[StepState]:
+    """Give the steps that are left to do from one that is ready: what gives work out may follow, not what joins it."""
     by_name = {step.name: step for step in state.steps}
-    step = next((step for step in state.steps if step.status == "ready"), None)
-    while step is not None:
-        yield step
-        step = by_name[step.next] if step.next else None
+    following: StepState | None = step
+    while following is not None:
+        yield following
+        following = by_name.get(following.next or "")
+        if following is not None and following.joins:
+            return
 
 
-def compile_canvas(app: Celery, state: RunState) -> Signature | None:
+def compile_canvas(app: Celery, state: RunState) -> list[Signature]:
     """
-    Return the chain of what is left of a run, at most `WINDOW` links; one link is itself; None when no step is ready.
+    Return the canvases of what is left of a run; none when no step is ready.
 
-    Starting, recovering, approving a gate and revising are this one function on different states. The chain only
-    triggers: each link carries the run and the step, and the state decides what an arriving message may do.
+    The flow's own steps are a chain, at most `WINDOW` links; one link is itself. The members of a fan-out that are
+    ready are the header of a chord, whose body is the step where they come together.
+
+    Starting, recovering, approving a gate, revising and redriving are this one function on different states. A canvas
+    only triggers: each message carries the run and the step, and the state decides what an arriving one may do. So does
+    it decide when a chord's body is published: see runtime/celery_app.py.
     """
     if state.finished:
-        return None
-    steps = [step for step, _ in zip(left(state), range(WINDOW), strict=False)]
-    priority = message_priority(app.conf.broker_url, state.priority)
-    links = [
-        app.signature(
-            step.agent,
-            kwargs={"run": state.id, "step": step.name},
-            immutable=True,
-            queue=step.agent,
-            priority=priority,
-            shadow=f"{state.flow}/{step.name}",
-            ignore_result=True,
-        )
-        for step in steps
-    ]
-    if not links:
-        return None
-    if state.status == "queued":
-        # Nothing has begun: the root that Flower links every execution to shall be a page that exists.
-        links[0].set(task_id=state.id)
-    return chain(*links, app=app) if len(links) > 1 else links[0]
+        return []
+    ready = [step for step in state.steps if step.status == "ready"]
+    members: dict[str, list[StepState]] = {}
+    canvases: list[Signature] = []
+    for step in ready:
+        if step.fan is not None:
+            members.setdefault(step.fan, []).append(step)
+            continue
+        links = [_link(app, state, each) for each, _ in zip(left(state, step), range(WINDOW), strict=False)]
+        if state.status == "queued":
+            # Nothing has begun: the root that Flower links every execution to shall be a page that exists.
+            links[0].set(task_id=state.id)
+        canvases.append(chain(*links, app=app) if len(links) > 1 else links[0])
+    for name, steps in members.items():
+        body = state.step(name)
+        header = [_link(app, state, step) for step in steps]
+        canvases += [chord(header, _link(app, state, body), app=app)] if body is not None else header
+    return canvases
+
+
+def _link(app: Celery, state: RunState, step: StepState) -> Signature:
+    return link(app, state.id, step.name, step.agent, flow=state.flow, priority=state.priority)
+
+
+def link(app: Celery, run_id: str, step: str, agent: str, *, flow: str, priority: Priority) -> Signature:
+    """Return a step's message."""
+    return app.signature(
+        agent,
+        kwargs={"run": run_id, "step": step},
+        immutable=True,
+        queue=agent,
+        priority=message_priority(app.conf.broker_url, priority),
+        shadow=f"{flow}/{NUMBER.sub('', step)}",
+        ignore_result=True,
+        root_id=run_id,
+    )
 
 
 def publish(app: Celery, state: RunState, producer: Producer | None = None) -> bool:
@@ -67,14 +93,47 @@ def publish(app: Celery, state: RunState, producer: Producer | None = None) -> b
 
     Args:
         app: with the broker.
-        state: fresh from the store.
+        state: fresh from the store; what `RunReader.left` gives is enough.
         producer: to publish with; one of the app's unless given.
     """
-    canvas = compile_canvas(app, state)
-    if canvas is None:
-        return False
-    canvas.apply_async(root_id=state.id, producer=producer)
-    return True
+    canvases = compile_canvas(app, state)
+    for canvas in canvases:
+        if canvas.task == "celery.chord":
+            body = canvas.kwargs["body"]
+            publish_members(app, canvas.kwargs["header"], body, f"{state.id}:{body.kwargs['step']}", producer)
+        else:
+            canvas.apply_async(root_id=state.id, producer=producer)
+    return bool(canvases)
+
+
+def publish_members(
+    app: Celery,
+    header: Sequence[Signature],
+    body: Any,  # noqa: ANN401  as messages hold it
+    group: str,
+    producer: Producer | None = None,
+) -> None:
+    """
+    Publish a chord's header, with few round trips where the broker's transport can.
+
+    Celery's own way prepares, counts and keeps the whole group before the first message leaves; and a fan-out's members
+    become ready a few at a time.
+
+    Args:
+        app: with the broker.
+        header: the members' messages.
+        body: the chord's; None: they are published alone.
+        group: the chord's id.
+        producer: to publish with; one of the app's unless given.
+    """
+    options = {} if body is None else {"chord": body, "group_id": group}
+    if producer is not None or len(header) == 1:
+        for message in header:
+            message.apply_async(producer=producer, add_to_parent=False, **options)
+        return
+    with app.producer_or_acquire() as own, own.batch():
+        for message in header:
+            message.apply_async(producer=own, add_to_parent=False, **options)
 
 
 def publish_many(app: Celery, states: Iterable[RunState]) -> None:

@@ -8,6 +8,8 @@ from orchestrator.agent import NAME
 from orchestrator.errors import DuplicateName, InvalidFlow
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pydantic import TypeAdapter
 
     from orchestrator.agent import Agent
@@ -37,6 +39,40 @@ class Flow(Protocol):
 
     def gate_of(self, step: str) -> Gate | None:
         """Return the gate behind a step, or None."""
+
+    def inner(self, name: str) -> Flow | None:
+        """Return the flow that a stage or a specialist is, or None."""
+
+
+def locate(flow: Flow, step: str) -> tuple[Flow, str]:
+    """
+    Return the flow that plans a step, and the step's name there: a fan-out's members are planned as they come.
+
+    Raises:
+        LookupError: the flow has no such step.
+    """
+    parts = step.split("/")
+    for number, part in enumerate(parts[:-1]):
+        if "#" in part:
+            found = within(flow, [*parts[:number], part.partition("#")[0]])
+            return locate(found, "/".join(parts[number + 1 :]))
+    return flow, step
+
+
+def within(flow: Flow, names: Iterable[str]) -> Flow:
+    """
+    Return the flow that one stage or specialist after the other leads to.
+
+    Raises:
+        LookupError: one of them is no flow.
+    """
+    for name in names:
+        found = flow.inner(name)
+        if found is None:
+            msg = f"flow {flow.name!r} has no flow {name!r} in it"
+            raise LookupError(msg)
+        flow = found
+    return flow
 
 
 _flows: dict[str, Flow] = {}

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import AliasChoices, AliasPath, BaseModel, RootModel
+from pydantic import TypeAdapter
 
 from orchestrator.agent import Agent, agents
 from orchestrator.errors import InvalidFlow, UnknownAgent, definition_site
 from orchestrator.messages import PlanStep
+from orchestrator.patterns.delegation import Plan, answer_type
+from orchestrator.patterns.fits import misfit
 from orchestrator.patterns.flow import register
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pydantic import TypeAdapter
-    from pydantic.fields import FieldInfo
-
+    from orchestrator.patterns.flow import Flow
     from orchestrator.patterns.gate import Gate
 
 MAX_STAGES: Final = 1000
-SCALARS: Final = (str, int, float, bool, bytes)
 
 
 @dataclass(frozen=True)
@@ -30,14 +29,14 @@ class Stage:
     A stage of a pipeline: an agent or a flow, with a name and a gate.
 
     Attributes:
-        runs: the agent, its name, or a pipeline.
+        runs: the agent, its name, or a flow.
         gate: judges the stage's output.
         name: unique in the pipeline; the agent's last part unless given (`moderation.classify` → `classify`).
         undo: the agent, or its name, that undoes the stage when the run fails or is cancelled later: it takes what the
             stage gave.
     """
 
-    runs: Agent[Any, Any] | Pipeline | str
+    runs: Agent[Any, Any] | Flow | str
     gate: Gate | None = None
     name: str | None = None
     undo: Agent[Any, Any] | str | None = None
@@ -56,18 +55,19 @@ class Pipeline:
 
     Args:
         name: unique in the deployment.
-        stages: agents, names of agents, pipelines, or Stages of these.
+        stages: agents, names of agents, flows, or Stages of these.
 
     Raises:
         InvalidFlow: the stages do not fit together; the message names the file.
         UnknownAgent: a stage names an agent that is not registered.
     """
 
-    def __init__(self, name: str, stages: Sequence[Agent[Any, Any] | Pipeline | Stage | str]) -> None:
+    def __init__(self, name: str, stages: Sequence[Agent[Any, Any] | Flow | Stage | str]) -> None:
         self.name = name
         self.where = definition_site()
         if not stages:
             raise self._invalid("a pipeline has at least one stage")
+        self._inner: dict[str, Flow] = {}
         steps: list[_Step] = []
         for stage in stages:
             steps.extend(self._steps(stage if isinstance(stage, Stage) else Stage(stage)))
@@ -84,7 +84,10 @@ class Pipeline:
         )
         self._by_name = {step.plan.name: step for step in steps}
         self.input: TypeAdapter[Any] = steps[0].agent.input
-        self.output: TypeAdapter[Any] = steps[-1].agent.output
+        last = steps[-1].agent
+        self.output: TypeAdapter[Any] = (
+            TypeAdapter(answer_type(last.output_type)) if steps[-1].plan.joins else last.output
+        )
         register(self)
 
     def __repr__(self) -> str:
@@ -103,6 +106,10 @@ class Pipeline:
         found = self._by_name.get(step)
         return found.gate if found else None
 
+    def inner(self, name: str) -> Flow | None:
+        """Return the flow that a stage is, or None."""
+        return self._inner.get(name)
+
     def _invalid(self, why: str) -> InvalidFlow:
         return InvalidFlow(self.name, self.where, why)
 
@@ -116,11 +123,11 @@ class Pipeline:
         runs = self._resolve(stage.runs) if isinstance(stage.runs, str) else stage.runs
         if stage.gate is not None and isinstance(stage.gate.fallback, str):
             self._resolve(stage.gate.fallback)
-        if not isinstance(runs, Agent | Pipeline):
+        if not isinstance(runs, Agent) and not hasattr(runs, "plan"):
             raise self._invalid(f"{runs!r} is neither an agent nor a flow; put @agent(...) on the function")
         name = stage.name or (runs.name.rpartition(".")[2] if isinstance(runs, Agent) else runs.name)
-        if "/" in name or "~" in name or not name:
-            raise self._invalid(f"a stage's name has no '/' and no '~' and is not empty: {name!r}")
+        if not name or set("/~#") & set(name):
+            raise self._invalid(f"a stage's name has none of / ~ # and is not empty: {name!r}")
         if isinstance(runs, Agent):
             plan = PlanStep(
                 name=name,
@@ -140,7 +147,8 @@ class Pipeline:
             raise self._invalid(f"undo takes an agent or its name, not {undo!r:.80}")
         return undo.name
 
-    def _nested(self, prefix: str, stage: Stage, inner: Pipeline) -> list[_Step]:
+    def _nested(self, prefix: str, stage: Stage, inner: Flow) -> list[_Step]:
+        self._inner[prefix] = inner
         steps = []
         for step in inner.plan():
             start = step.start and f"{prefix}/{step.start}"
@@ -148,6 +156,10 @@ class Pipeline:
             steps.append(_Step(plan, inner.agent_of(step.name), inner.gate_of(step.name)))
         if stage.gate is not None:
             last = steps[-1]
+            if any(step.plan.delegates and answer_type(step.agent.output_type) is not Plan for step in steps[-2:]):
+                raise self._invalid(
+                    f"the boss of {inner.name!r} may answer past a gate; put it behind a stage of its own"
+                )
             if last.gate is not None:
                 raise self._invalid(
                     f"the last stage of {inner.name!r} has a gate already; put the second behind a stage of its own"
@@ -167,18 +179,20 @@ class Pipeline:
         at = {step.plan.name: number for number, step in enumerate(steps)}
         for number, step in enumerate(steps):
             after = steps[number + 1] if number + 1 < len(steps) else None
+            if step.plan.delegates:
+                continue  # a plan is no input of what follows
             if after:
-                self._check_fit(step.plan.name, step.agent.output_type, after.plan.name, after.agent.input_type)
+                self._check_fit(step.plan.name, _gives(step.agent), after.plan.name, after.agent.input_type)
             self._check_stand_ins(step, after)
             fallback = step.gate.fallback_agent if step.gate else None
             if fallback is None:
                 continue
             start = at[step.plan.start or step.plan.name]
             before = steps[start - 1] if start else None
-            given = before.agent.output_type if before else steps[start].agent.input_type
+            given = _gives(before.agent) if before else steps[start].agent.input_type
             self._check_fit(before.plan.name if before else "the input", given, fallback.name, fallback.input_type)
             if after:
-                self._check_fit(fallback.name, fallback.output_type, after.plan.name, after.agent.input_type)
+                self._check_fit(fallback.name, _gives(fallback), after.plan.name, after.agent.input_type)
 
     def _check_stand_ins(self, step: _Step, after: _Step | None) -> None:
         """Check that an agent's own fallbacks take what it takes and give what is taken, and that its undo fits."""
@@ -186,46 +200,15 @@ class Pipeline:
         for other in map(self._resolve, step.agent.fallback_agents):
             self._check_fit(name, step.agent.input_type, other.name, other.input_type)
             if after:
-                self._check_fit(other.name, other.output_type, after.plan.name, after.agent.input_type)
+                self._check_fit(other.name, _gives(other), after.plan.name, after.agent.input_type)
         if step.plan.undo is not None:
             undo = self._resolve(step.plan.undo)
-            self._check_fit(name, step.agent.output_type, undo.name, undo.input_type)
+            self._check_fit(name, _gives(step.agent), undo.name, undo.input_type)
 
     def _check_fit(self, giver: str, given: object, taker: str, taken: object) -> None:
-        # JSON is what passes between stages, so what counts is the fields, not the class.
-        if (given in SCALARS and _says_its_fields(taken)) or (taken in SCALARS and _says_its_fields(given)):
-            raise self._invalid(f"{taker!r} cannot take what {giver!r} gives ({_name(given)} → {_name(taken)})")
-        if not (_says_its_fields(given) and _says_its_fields(taken)):
-            return
-        written = {name: field for name, field in given.model_fields.items() if not field.exclude}
-        offered = {field.serialization_alias or name for name, field in written.items()} | set(
-            given.model_computed_fields
-        )
-        wanted = {name: _names(name, field) for name, field in taken.model_fields.items() if field.is_required()}
-        missing = [name for name, names in wanted.items() if not names & offered]
-        if missing:
-            raise self._invalid(
-                f"{taker!r} needs {', '.join(missing)}, which {giver!r} does not give "
-                f"({given.__name__} → {taken.__name__})"
-            )
+        if why := misfit(giver, given, taker, taken):
+            raise self._invalid(why)
 
 
-def _name(kind: object) -> str:
-    return getattr(kind, "__name__", repr(kind))
-
-
-def _says_its_fields(kind: object) -> TypeGuard[type[BaseModel]]:
-    """Tell whether a type's fields are all it reads and writes: no code of its own, nothing beyond them."""
-    if not (isinstance(kind, type) and issubclass(kind, BaseModel)) or issubclass(kind, RootModel):
-        return False
-    own = kind.__pydantic_decorators__
-    turned = any(validator.info.mode != "after" for validator in own.model_validators.values())
-    return not (turned or own.model_serializers or kind.model_config.get("extra") == "allow")
-
-
-def _names(name: str, field: FieldInfo) -> set[str]:
-    """Return the names under which a field is read."""
-    aliases = [field.alias, field.validation_alias]
-    flat = [each for alias in aliases for each in (alias.choices if isinstance(alias, AliasChoices) else [alias])]
-    first = [each.path[0] if isinstance(each, AliasPath) else each for each in flat]
-    return {name, *(each for each in first if isinstance(each, str))}
+def _gives(agent: Agent[Any, Any]) -> Any:  # noqa: ANN401  a type
+    return answer_type(agent.output_type)

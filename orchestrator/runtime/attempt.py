@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from orchestrator.agent import Account, agents
-from orchestrator.patterns.canvas import publish
+from orchestrator.patterns.canvas import link, publish, publish_members
+from orchestrator.runtime.bridge import outside_loop
 from orchestrator.runtime.outcomes import DEGRADED, StepAgain, StepClosed, StepSuperseded
 from orchestrator.state.runs import shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from celery import Task
 
     from orchestrator.agent import Agent
+    from orchestrator.messages import Member, Terms
     from orchestrator.runtime.process import WorkerProcess
-    from orchestrator.state.runs import Begun, Committed, Spent, Verdict
+    from orchestrator.state.runs import Begun, Change, Spent, Verdict
 
 REFUSALS = {
     "gone": "there is no such run or step",
@@ -45,12 +47,29 @@ class AttemptFailed(Exception):
 
 
 @dataclass(frozen=True)
+class Delegated:
+    """
+    Work that an output gives to others.
+
+    Attributes:
+        fan: the step where it comes together; `members`: the assignments; `terms`: when they come together.
+        summary: the output as it is kept.
+    """
+
+    fan: str
+    members: Sequence[Member]
+    terms: Terms
+    summary: bytes
+
+
+@dataclass(frozen=True)
 class Judged:
     """An output with its gate's verdict, as commit.lua takes it."""
 
     value: bytes
-    verdict: Verdict = "complete"
+    verdict: Verdict | Literal["delegate"] = "complete"
     details: Mapping[str, object] | None = None
+    delegated: Delegated | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +112,34 @@ class Attempt:
         """
         raise refusal(why)
 
-    def publish(self) -> None:
-        """Publish what is ready now; the rest of the chain that brought the message is not."""
-        self.task.request.chain = None
-        publish(self.task.app, self.process.store.load(self.begun.run_id))
+    def carry_on(self, change: Change) -> None:
+        """
+        Publish what is ready now.
+
+        What remains of the chain that brought the message is not. The body of the chord that brought it may be: then
+        Celery carries that on, when this execution returns.
+        """
+        request = self.task.request
+        request.chain = None
+        ready = [step for step in change.to_publish if not self._is_body(step)]
+        request.joins = len(ready) < len(change.to_publish)
+        if not ready:
+            return
+        app, begun = self.task.app, self.begun
+        if request.chord and change.what == "joins" and change.step == begun.step.fan:
+            # Members of the same fan-out that had to wait for this one to end.
+            flow, priority = begun.flow, begun.priority
+            agents_of = dict(change.ready)
+            header = [link(app, begun.run_id, step, agents_of[step], flow=flow, priority=priority) for step in ready]
+            outside_loop(publish_members, app, header, request.chord, request.group)
+        else:
+            left = self.process.store.left(begun.run_id, ready)
+            if left is not None:
+                outside_loop(publish, app, left)
+
+    def _is_body(self, step: str) -> bool:
+        chord = self.task.request.chord
+        return bool(chord) and chord["kwargs"].get("step") == step
 
     def commit(self, judged: Judged) -> str:
         """
@@ -113,30 +156,43 @@ class Attempt:
             PayloadTooLarge: the output is over the maximum.
         """
         details = judged.details or {}
-        committed = self.process.store.commit(self.begun, judged.value, judged.verdict, details, self.spent)
-        if committed.what in {"stale", "closed"}:
+        committed = self._commit(judged, details)
+        if committed.what in {"stale", "closed", "late"}:
             self.refuse(committed.what)
         chain = self.task.request.chain
         degraded = judged.verdict in {"complete", "partial"} and (self.begun.step.degraded or "reason" in details)
         done = DEGRADED if degraded else "completed"
         if committed.what == "next" and chain and chain[-1]["kwargs"].get("step") == committed.step:
             return f"{done} → {committed.step}"
-        self.task.request.chain = None
-        if committed.what in {"next", "again"}:
-            self.publish()
+        self.carry_on(committed)
         if committed.what == "again":
             raise StepAgain(_why_again(committed, details))
+        if judged.delegated is not None:
+            return f"gave work to {len(judged.delegated.members)} → {committed.step}"
         return {"waiting": "waiting for a person", "finished": f"{done}, the run is done"}.get(
             committed.what, f"{done} → {committed.step}"
         )
 
+    def _commit(self, judged: Judged, details: Mapping[str, object]) -> Change:
+        work, verdict, step = judged.delegated, judged.verdict, self.begun.step
+        if work is not None:
+            return self.process.fan_outs.delegate(
+                self.begun, work.fan, work.members, work.terms, work.summary, self.spent
+            )
+        assert verdict != "delegate"  # it has the work with it  # noqa: S101
+        if verdict == "complete" and step.delegates:
+            verdict = "answer"
+        return self.process.store.commit(self.begun, judged.value, verdict, details, self.spent)
+
 
 def refusal(why: str) -> StepSuperseded | StepClosed:
     """Return what an execution that may not write ends with."""
-    return StepClosed("the run has ended") if why == "closed" else StepSuperseded(REFUSALS[why])
+    if why in {"closed", "late"}:
+        return StepClosed("the others came together without it" if why == "late" else "the run has ended")
+    return StepSuperseded(REFUSALS[why])
 
 
-def _why_again(committed: Committed, details: Mapping[str, object]) -> str:
+def _why_again(committed: Change, details: Mapping[str, object]) -> str:
     fallback = details.get("agent")
     why = shorten(str(details.get("reason" if fallback else "feedback", "")))
     return f"falls back to {fallback}: {why}" if fallback else f"{committed.step} runs again: {why}"

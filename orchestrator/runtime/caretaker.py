@@ -17,7 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from orchestrator.agent import agents
 from orchestrator.patterns.canvas import publish
 from orchestrator.runtime.process import current
-from orchestrator.runtime.waking import publish_runs, wake
+from orchestrator.runtime.waking import publish_steps, wake
 from orchestrator.state import keys
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from celery.worker import WorkController
 
     from orchestrator.runtime.process import WorkerProcess
-    from orchestrator.state.runs import Due
+    from orchestrator.state.runs import Change, Due
 
 logger = logging.getLogger(__name__)
 
@@ -119,9 +119,8 @@ class Caretaker:
     def _ring(self, timers: Sequence[tuple[str, str | None]]) -> None:
         steps = [(run_id, step) for run_id, step in timers if step is not None and not step.startswith("/")]
         outcomes = self._store.wake(steps)
-        publish_runs(
-            self._app, self._process, [run for (run, _), what in zip(steps, outcomes, strict=True) if what == "ready"]
-        )
+        ready = [entry for entry, what in zip(steps, outcomes, strict=True) if what == "ready"]
+        publish_steps(self._app, self._process, ready)
         waiting = [entry for entry, what in zip(steps, outcomes, strict=True) if what == "waiting"]
         self._each(waiting, self._decide)
         self._each((entry for entry in timers if entry not in set(steps)), self._deadline)
@@ -141,12 +140,12 @@ class Caretaker:
         if not step:
             return
         self._release(run_id, step)
-        outcome = self._store.lost(run_id, step)
-        if outcome in {"ready", "undoing"}:
+        change = self._store.lost(run_id, step)
+        if change.what in {"ready", "undoing"}:
             logger.warning("run %s step %s: its worker is gone; publishing it again", run_id, step)
-            self._publish(run_id)
-        elif outcome in {"delayed", "failed"}:
-            logger.warning("run %s step %s: its worker is gone, not for the first time; %s", run_id, step, outcome)
+        elif change.what in {"delayed", "failed"}:
+            logger.warning("run %s step %s: its worker is gone, not for the first time; %s", run_id, step, change.what)
+        self._carry_on(run_id, change)
 
     def _release(self, run_id: str, step: str) -> None:
         """Give back what a lost attempt took from its guards: the next one takes its own, and counts for itself."""
@@ -156,24 +155,25 @@ class Caretaker:
             wake(self._app, self._process, name, self._process.guards.forget(name, keys.member(run_id, step)))
 
     def _decide(self, run_id: str, step: str | None) -> None:
-        decided = self._store.decide(run_id, step or "", None, by="timeout", note="nobody decided in time")
-        if decided.what in {"next", "again", "undoing"}:
-            self._publish(run_id)
+        self._carry_on(
+            run_id, self._store.decide(run_id, step or "", None, by="timeout", note="nobody decided in time")
+        )
 
     def _deadline(self, run_id: str, step: str | None) -> None:
         if step == "/":
             self._end_children(run_id)
             return
-        outcome = self._store.expire(run_id) if step is None else self._store.overrun(run_id, step[1:])
-        if outcome in {"cancelled", "failed", "undoing"}:
+        if step is not None and step.startswith("//"):
+            change = self._process.fan_outs.join(run_id, step[2:])
+        else:
+            change = self._store.expire(run_id) if step is None else self._store.overrun(run_id, step[1:])
+        if change.what in {"cancelled", "failed", "undoing"}:
             logger.warning("run %s: %s", run_id, "its deadline has passed" if step is None else f"{step[1:]} is late")
-        if outcome == "undoing":
-            self._publish(run_id)
+        self._carry_on(run_id, change)
 
     def _end_children(self, run_id: str) -> None:
         for child in self._store.children(run_id):
-            if self._store.cancel(child, reason=f"its parent, run {run_id}, has ended", by="parent") == "undoing":
-                self._publish(child)
+            self._carry_on(child, self._store.cancel(child, reason=f"its parent, run {run_id}, has ended", by="parent"))
         self._store.leave(run_id)
 
     def _redispatch(self, run_id: str, step: str | None, empty: dict[str, bool]) -> None:
@@ -185,7 +185,7 @@ class Caretaker:
         # The deadline moves before the run is read as a whole: one that cannot be read is not looked at in every sweep.
         if self._store.redispatch(run_id, step, queue_is_empty=empty.get(queue, False)) == "publish":
             logger.warning("run %s step %s: nobody has begun it; publishing it again", run_id, step)
-            self._publish(run_id)
+            self._publish(run_id, [step])
 
     def _is_empty(self, queue: str) -> bool:
         with self._app.connection_or_acquire() as connection:
@@ -195,8 +195,14 @@ class Caretaker:
             except connection.channel_errors:  # no such queue: nothing was ever put into it, or all was taken
                 return True
 
-    def _publish(self, run_id: str) -> None:
-        publish(self._app, self._store.load(run_id))
+    def _carry_on(self, run_id: str, change: Change) -> None:
+        if change.to_publish:
+            self._publish(run_id, change.to_publish)
+
+    def _publish(self, run_id: str, steps: Sequence[str]) -> None:
+        left = self._store.left(run_id, steps)
+        if left is not None:
+            publish(self._app, left)
 
 
 class CaretakerStep(bootsteps.StartStopStep):

@@ -14,7 +14,9 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Celery
 from celery._state import _task_stack
 from celery.backends.redis import RedisBackend
+from celery.canvas import maybe_signature
 
+from orchestrator.agent import is_agent
 from orchestrator.runtime.batching import BatchingRedis
 from orchestrator.runtime.bridge import current, outside_loop, run_coroutine
 
@@ -154,5 +156,16 @@ class Backend(RedisBackend):
         return outside_loop(super().store_result, *args, **kwargs)
 
     def on_chord_part_return(self, *args: object, **kwargs: object) -> object:
-        """Count a member of a chord, and publish the body with the last one."""
-        return outside_loop(super().on_chord_part_return, *args, **kwargs)
+        """
+        Count a member of a chord, and publish the body with the last one.
+
+        Of an agent's chord the run's state counts, in the commit: what it decided is all that is left to do here.
+        Celery's own count would be a second one, lost with the results' keys, and never full where some members are
+        enough.
+        """
+        request: Any = args[0]
+        if not is_agent(request.task):
+            return outside_loop(super().on_chord_part_return, *args, **kwargs)
+        if getattr(request, "joins", False):
+            maybe_signature(request.chord, app=self.app).apply_async()
+        return None

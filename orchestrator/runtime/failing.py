@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Literal
 
+from orchestrator.agent import from_json
 from orchestrator.errors import AgentFailed, RetryLater
+from orchestrator.patterns.delegation import Plan
 from orchestrator.resilience.fallback import Cached, Constant
 from orchestrator.resilience.retry import retry_after
 from orchestrator.runtime.attempt import Judged
+from orchestrator.runtime.delegating import delegation
 from orchestrator.runtime.outcomes import StepAgain
 from orchestrator.state.runs import shorten
 
@@ -102,16 +105,26 @@ def fall_back(attempt: Attempt, reason: str, which: tuple[Which, ...] = ("agents
         if isinstance(rung, str):
             if "agents" not in which:
                 continue
-            outcome = attempt.process.store.degrade(begun, rung, reason, rung=number, spent=attempt.spent)
-            if outcome != "again":
-                attempt.refuse(outcome)
-            attempt.publish()
+            change = attempt.process.store.degrade(begun, rung, reason, rung=number, spent=attempt.spent)
+            if change.what != "again":
+                attempt.refuse(change.what)
+            attempt.carry_on(change)
             raise StepAgain(f"falls back to {rung}: {reason}")
         found = _value(attempt, rung) if "values" in which else None
         if found is not None:
             value, what = found
-            return attempt.commit(Judged(value, "complete", {"reason": shorten(f"{what}: {reason}")}))
+            return attempt.commit(_stand_in(attempt, value, shorten(f"{what}: {reason}")))
     return None
+
+
+def _stand_in(attempt: Attempt, value: bytes, reason: str) -> Judged:
+    """Return a value that takes an output's place, with what follows from it."""
+    step = attempt.begun.step
+    if step.delegates or step.joins:
+        output = from_json(attempt.primary.output, value)
+        if isinstance(output, Plan):
+            return delegation(attempt, output, value)
+    return Judged(value, "complete", {"reason": reason})
 
 
 def _value(attempt: Attempt, rung: Rung) -> tuple[bytes, str] | None:
@@ -132,10 +145,9 @@ def fail(attempt: Attempt, reason: str, cause: BaseException | None = None) -> N
         AgentFailed: always, unless the attempt may not write any more.
     """
     late = time.monotonic() >= attempt.until
-    outcome = attempt.process.store.fail(attempt.begun, reason, late=late, spent=attempt.spent)
-    if outcome == "undoing":
-        attempt.publish()
-    elif outcome != "failed":
-        attempt.refuse(outcome)
+    change = attempt.process.store.fail(attempt.begun, reason, late=late, spent=attempt.spent)
+    if change.what not in {"undoing", "failed"}:
+        attempt.refuse(change.what)
+    attempt.carry_on(change)
     # With its cause, so that Flower's traceback leads to the agent's line.
     raise AgentFailed(attempt.begun.step.name, reason) from cause

@@ -14,6 +14,7 @@ from orchestrator.runtime.leases import LeaseKeeper
 from orchestrator.settings import get_settings
 from orchestrator.state.connection import connect
 from orchestrator.state.dead import DeadLetters
+from orchestrator.state.fan_outs import FanOuts
 from orchestrator.state.guards import Guards
 from orchestrator.state.retry_budget import RetryBudget
 from orchestrator.state.runs import RunStore
@@ -35,6 +36,7 @@ class WorkerProcess:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         client = connect(settings, BatchingRedis)
         self.store = RunStore(client, settings)
+        self.fan_outs = FanOuts(self.store)
         self.dead = DeadLetters(client)
         self.guards = Guards(client)
         self.retries = RetryBudget(client)

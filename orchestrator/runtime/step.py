@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from billiard.common import terminate_handler_fired
@@ -20,17 +21,20 @@ from pydantic_core import PydanticSerializationError
 from orchestrator.agent import Context, Flag, from_json, to_json
 from orchestrator.client import describe
 from orchestrator.errors import LeaseLost, PayloadTooLarge, RetryLater
-from orchestrator.patterns.flow import flows
+from orchestrator.patterns.delegation import Plan
+from orchestrator.patterns.flow import flows, locate
 from orchestrator.patterns.gate import Decision
 from orchestrator.resilience.idle import IdleTimeout, IdleWatch, watched
 from orchestrator.runtime.attempt import Attempt, AttemptFailed, Judged, refusal
 from orchestrator.runtime.bridge import Killed, outside_loop_for_long, run_coroutine
+from orchestrator.runtime.delegating import acceptable, delegation, gathered
 from orchestrator.runtime.failing import follow
 from orchestrator.runtime.guarding import Guarding
 from orchestrator.runtime.interruption import Interruptible
 from orchestrator.runtime.journal import StepJournal
 from orchestrator.runtime.outcomes import StepClosed
-from orchestrator.state.runs import Refused, milliseconds
+from orchestrator.state.reading import milliseconds
+from orchestrator.state.runs import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from celery import Task
 
     from orchestrator.agent import Agent
+    from orchestrator.patterns.gate import Gate
     from orchestrator.runtime.leases import Keeping
     from orchestrator.runtime.process import WorkerProcess
 
@@ -68,6 +73,7 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
         redis.exceptions.RedisError: Redis stayed away. Nothing failed: the step's lease or dispatch deadline passes
             and it is executed again.
     """
+    task.request.joins = False
     begun = process.store.begin(run_id, step, agent=agent.name, nonce=process.nonce(), worker=process.name)
     if isinstance(begun, Refused):
         raise refusal(begun.why)
@@ -76,6 +82,9 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
     if agent.retry is not None and begun.step.attempt == 1:
         process.count(agent.name)
     try:
+        if begun.step.joins:
+            begun = gathered(process, begun)
+            attempt = replace(attempt, begun=begun)
         value = _input(attempt)
         guarding = Guarding(attempt, value)
         held_back = guarding.admit()
@@ -123,6 +132,8 @@ def _work(attempt: Attempt, value: object) -> Judged:
         raise AttemptFailed(f"agent {agent.name!r} returned what cannot be written as JSON: {error}") from error
     except ValidationError as error:
         raise AttemptFailed(f"agent {agent.name!r} returned what it does not declare: {describe(error)}") from error
+    if isinstance(output, Plan):
+        return delegation(attempt, output, written)
     longest = agent.timeout + HARD_LIMIT_GRACE
     keep = attempt.process.leases.held(attempt.begun, lambda _: cancelled.set(), longest=longest)
     return _judge(attempt, output, written, keep)
@@ -204,10 +215,10 @@ def _judge(attempt: Attempt, output: object, value: bytes, keep: AbstractContext
     """Ask the step's gate, which may take its time: `keep` the lease. A fallback's output passes, the last resort."""
     begun = attempt.begun
     step = begun.step
+    details = {"accepted": True} if step.fan and acceptable(attempt, output) else None
     if not step.gated or step.degraded:
-        return Judged(value)
-    flow = flows().get(begun.flow)
-    gate = flow.gate_of(step.name) if flow else None
+        return Judged(value, details=details)
+    gate = _gate(begun.flow, step.name)
     if gate is None:
         why = f"this worker does not know flow {begun.flow!r} with a gate here; add its module to CELERIAC_AGENTS"
         raise AttemptFailed(why, judged=True)
@@ -220,16 +231,24 @@ def _judge(attempt: Attempt, output: object, value: bytes, keep: AbstractContext
     fallback = gate.fallback_agent
     match decision:
         case Decision("pass"):
-            return Judged(value)
+            return Judged(value, details=details)
         case Decision("revise", feedback):
             return Judged(value, "revise", {"feedback": feedback})
         case Decision("fallback", reason) if fallback is not None:
             return Judged(value, "fallback", {"agent": fallback.name, "reason": reason})
         case Decision("human", question):
-            details = {"question": question, "timeout_ms": milliseconds(gate.timeout), "default": gate.default}
-            return Judged(value, "wait", details | ({"fallback": fallback.name} if fallback else {}))
+            asked = {"question": question, "timeout_ms": milliseconds(gate.timeout), "default": gate.default}
+            return Judged(value, "wait", asked | ({"fallback": fallback.name} if fallback else {}))
         case _:
             raise AttemptFailed(f"rejected by its gate: {decision.reason}", judged=True)
+
+
+def _gate(flow: str, step: str) -> Gate | None:
+    try:
+        planned, name = locate(flows()[flow], step)
+    except LookupError:
+        return None
+    return planned.gate_of(name)
 
 
 @contextmanager

@@ -24,14 +24,13 @@ def wake(app: Celery, process: WorkerProcess, agent: str, granted: Sequence[str]
     while granted:
         steps = [(run_id, step) for run_id, step in map(keys.split_member, granted) if step]
         outcomes = process.store.wake(steps, turn=True)
-        publish_runs(
-            app, process, [run_id for (run_id, _), what in zip(steps, outcomes, strict=True) if what == "ready"]
-        )
+        publish_steps(app, process, [one for one, what in zip(steps, outcomes, strict=True) if what == "ready"])
         gone = [member for member, what in zip(granted, outcomes, strict=True) if what in {"closed", "waiting"}]
         granted = [following for member in gone for following in process.guards.forget(agent, member)]
 
 
-def publish_runs(app: Celery, process: WorkerProcess, run_ids: Sequence[str]) -> None:
-    """Publish what is ready of runs, with few round trips."""
-    if run_ids:
-        publish_many(app, process.store.load_many(run_ids))
+def publish_steps(app: Celery, process: WorkerProcess, steps: Sequence[tuple[str, str]]) -> None:
+    """Publish steps that are ready, by run and name, with few round trips."""
+    if steps:
+        left = process.store.left_many([(run_id, [step]) for run_id, step in steps])
+        publish_many(app, [state for state in left if state is not None])

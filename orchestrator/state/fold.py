@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator.messages import EVENT_VERSION, RunState
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from orchestrator.messages import Event
 
+# A fan-out's fields, as the scripts' Lua table has them: numbers, texts and truths.
+FanFields = dict[str, Any]
 ENDED = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -37,7 +39,7 @@ def fold(run_id: str, events: Iterable[Event]) -> RunState:
             raise UnknownEventError(msg)
         handler(folding, event)
     steps = [{"name": name, **step} for name, step in folding.steps.items()]
-    return RunState.model_validate({"id": run_id, **folding.run, "steps": steps})
+    return RunState.model_validate({"id": run_id, **folding.run, "steps": steps, "fans": folding.fans})
 
 
 class _Folding:
@@ -46,6 +48,7 @@ class _Folding:
     def __init__(self) -> None:
         self.run: dict[str, object] = {}
         self.steps: dict[str, dict[str, object]] = {}
+        self.fans: dict[str, FanFields] = {}
 
     def step(self, event: Event) -> dict[str, object]:
         return self.steps[str(event.data["step"])]
@@ -66,12 +69,50 @@ class _Folding:
         if step.get("within_ms") and not step.get("until_ms"):
             step["until_ms"] = event.at_ms + cast("int", step["within_ms"])
 
-    def close(self) -> None:
-        """End what is unfinished."""
-        for step in self.steps.values():
-            if step["status"] not in ENDED:
+    def close(self, accepts: Callable[[str], bool] = lambda _: True) -> None:
+        """End what is unfinished, of all steps or of some."""
+        for name, step in self.steps.items():
+            if step["status"] not in ENDED and accepts(name):
+                if step["status"] == "waiting":
+                    self.wait(-1)
                 _settle(step)
                 step["status"] = "cancelled"
+
+    def wait(self, by: int) -> None:
+        """Count the steps that wait for a person."""
+        waits = self.run["waits"] = cast("int", self.run.get("waits", 0)) + by
+        if self.run["status"] in {"running", "waiting"}:
+            self.run["status"] = "waiting" if waits > 0 else "running"
+
+    def member_ended(self, step: dict[str, object], outcome: str, event: Event) -> None:
+        """Count a member of a fan-out, and let the next begin where it goes on."""
+        fan, first = self.fans[str(step["fan"])], self.steps[str(step["member"])]
+        weight = cast("int", first.get("weight", 1000))
+        first["outcome"] = outcome
+        fan["ended"] += 1
+        if outcome == "failed":
+            first["fault"] = step["reason"]
+            fan["failed"] += 1
+            fan["bad_weight"] += weight
+            if first is not step or step.get("next"):
+                within = str(step["member"]).rpartition("#")
+                inside = f"{within[0]}#{within[2].partition('/')[0]}/"
+                self.close(lambda name: name.startswith(inside))
+        else:
+            first["answer"] = event.data["output"]
+            fan["good"] += 1
+            fan["good_weight"] += weight
+        if not event.data.get("accepted") and not _decided(fan):
+            self.open(fan, event)
+
+    def open(self, fan: FanFields, event: Event) -> None:
+        """Let members begin that wait for their place."""
+        while fan.get("head") and fan["opened"] - fan["ended"] < fan["width"]:
+            step = self.steps[fan["head"]]
+            fan["head"] = step.get("after")
+            if step["status"] == "pending":
+                fan["opened"] += 1
+                self.ready(step, event)
 
     def end(self, status: str, event: Event) -> None:
         if status != "completed" or event.data.get("partial"):
@@ -83,6 +124,15 @@ class _Folding:
                 self.run[fact] = event.data[fact]
         if "kind" in event.data:
             self.run["failure"] = {name: event.data[name] for name in ("kind", "step") if name in event.data}
+
+
+def _decided(fan: FanFields) -> bool:
+    if fan["accept"]:
+        return bool(fan["ended"] >= fan["size"])
+    best = fan["weight"] - fan["bad_weight"] if fan["share"] else fan["size"] - fan["failed"]
+    if fan["ended"] >= fan["size"] or (fan["otherwise"] == "fail" and best < fan["need"]):
+        return True
+    return bool(fan["good_weight" if fan["share"] else "good"] >= fan["need"])
 
 
 def _settle(step: dict[str, object]) -> None:
@@ -110,7 +160,7 @@ def _step_started(folding: _Folding, event: Event) -> None:
     data, step = event.data, folding.step(event)
     step.update(status="running", started_ms=event.at_ms, attempt=data["attempt"], begins=data["begins"])
     step.update(fence=data["fence"], worker=data["worker"])
-    if folding.run["status"] != "undoing":
+    if folding.run["status"] == "queued":
         folding.run["status"] = "running"
 
 
@@ -124,7 +174,9 @@ def _step_completed(folding: _Folding, event: Event) -> None:
     undoes = step.get("undoes")
     if undoes:
         folding.steps[str(undoes)]["undone"] = True
-    if step.get("next") and not data.get("partial"):
+    if step.get("fan") and not step.get("next"):
+        folding.member_ended(step, "degraded" if step.get("degraded") else "ok", event)
+    elif step.get("next") and not data.get("partial") and not data.get("answers"):
         following = folding.steps[str(step["next"])]
         if not undoes:
             following["input"] = data["output"]
@@ -167,14 +219,15 @@ def _step_waiting(folding: _Folding, event: Event) -> None:
     data, step = event.data, folding.step(event)
     _spent(step, event)
     step.update(status="waiting", output=data["output"], waiting=data["waiting"])
-    folding.run["status"] = "waiting"
+    folding.wait(1)
 
 
 def _step_decided(folding: _Folding, event: Event) -> None:
     step = folding.step(event)
     step.pop("waiting", None)
     step["decision"] = {**cast("dict[str, object]", event.data["decision"]), "at_ms": event.at_ms}
-    folding.run["status"] = "running"
+    step["status"] = "running"
+    folding.wait(-1)
 
 
 def _step_lost(folding: _Folding, event: Event) -> None:
@@ -207,6 +260,8 @@ def _step_redispatched(folding: _Folding, event: Event) -> None:
 
 def _step_failed(folding: _Folding, event: Event) -> None:
     data, step = event.data, folding.step(event)
+    if step["status"] == "waiting":
+        folding.wait(-1)
     _settle(step)
     _spent(step, event)
     step.update(status="failed", reason=data["reason"], ended_ms=event.at_ms)
@@ -219,6 +274,76 @@ def _step_failed(folding: _Folding, event: Event) -> None:
             ending["reason"] = data["ending"]
         if step.get("next"):
             folding.ready(folding.steps[str(step["next"])], event)
+    elif step.get("fan"):
+        folding.member_ended(step, "failed", event)
+
+
+def _step_delegated(folding: _Folding, event: Event) -> None:
+    data, step = event.data, folding.step(event)
+    name, facts = str(data["fan"]), cast("FanFields", data["facts"])
+    old, again = folding.fans.get(name, {}), data["step"] == data["fan"]
+    fan: FanFields = {
+        **{field: facts[field] for field in (*_TERMS, "failed", "bad_weight")},
+        "total": old.get("total", 0) + facts["size"],
+        "round": old["round"] + 1 if again else 1,
+        "degraded": again and old.get("degraded", False),
+        "first": (old.get("first") if again else None) or facts.get("first"),
+        "tail": facts.get("last") or (old.get("tail") if again else None),
+        "head": facts.get("first"),
+        "task": old["task"] if again else step.get("input"),
+        "opened": facts["failed"],
+        "ended": facts["failed"],
+        "good": 0,
+        "good_weight": 0,
+    }
+    if "within_ms" in facts:
+        fan |= {"within_ms": facts["within_ms"], "until_ms": event.at_ms + facts["within_ms"]}
+    folding.fans[name] = fan
+    _settle(step)
+    _spent(step, event)
+    if again:
+        step.update(status="pending", attempt=0, revision=cast("int", step.get("revision", 0)) + 1)
+        if first := step.pop("instead_of", None):
+            step["agent"] = first
+        for gone in ("input", "first_ms", "until_ms", "rung", "losses", "strikes"):
+            step.pop(gone, None)
+        if facts.get("first") and old.get("tail"):
+            folding.steps[old["tail"]]["after"] = facts["first"]
+    else:
+        step.update(status="completed", output=data["output"], ended_ms=event.at_ms)
+
+
+_TERMS = ("need", "share", "accept", "otherwise", "width", "size", "weight")
+
+
+def _members_added(folding: _Folding, event: Event) -> None:
+    for name, step in cast("dict[str, dict[str, object]]", event.data["steps"]).items():
+        folding.steps[name] = dict(step)
+
+
+def _members_opened(folding: _Folding, event: Event) -> None:
+    folding.open(folding.fans[str(event.data["fan"])], event)
+
+
+def _fan_out_joined(folding: _Folding, event: Event) -> None:
+    data, name = event.data, str(event.data["fan"])
+    fan, verdict = folding.fans[name], str(data["verdict"])
+    missed = verdict in {"missed", "overdue"}
+    fan.update(verdict=verdict, why=data.get("why"), head=None)
+    if (fan["failed"] > 0 and verdict != "accepted") or missed:
+        fan["degraded"] = True
+    path = name[: name.rfind("/") + 1]
+    if data["late"]:
+        folding.close(lambda step: step.startswith(path) and "#" in step[len(path) :].partition("/")[0])
+    if not (missed and fan["otherwise"] == "fail"):
+        folding.steps[name]["input"] = f"fan:{name}"
+        folding.ready(folding.steps[name], event)
+
+
+def _step_late(folding: _Folding, event: Event) -> None:
+    step = folding.step(event)
+    _spent(step, event)
+    step["output"] = event.data["output"]
 
 
 def _run_undoing(folding: _Folding, event: Event) -> None:
@@ -236,31 +361,44 @@ def _run_undoing(folding: _Folding, event: Event) -> None:
 def _run_redriven(folding: _Folding, event: Event) -> None:
     data = event.data
     for name, step in list(folding.steps.items()):
-        if step.get("undoes"):
+        if step.get("undoes") or name in cast("list[str]", data.get("dropped") or []):
             del folding.steps[name]
+    for name, fan in cast("dict[str, FanFields]", data.get("fans") or {}).items():
+        folding.fans[name] = dict(fan)
     for name in cast("list[str]", data["reset"] or []):
-        step = folding.steps[name]
-        if name in cast("list[str]", data["revised"] or []):
-            step["revision"] = cast("int", step.get("revision", 0)) + 1
-        _settle(step)
-        if first := step.pop("instead_of", None):
-            step["agent"] = first
-        for gone in _OF_WHAT_WAS_DONE:
-            step.pop(gone, None)
-        step.update(status="pending", attempt=0)
-        if name != data["step"]:
-            step.pop("input", None)
+        _reset(folding.steps[name], name, event)
     for gone in ("ended_ms", "reason", "failure", "output", "partial"):
         folding.run.pop(gone, None)
     folding.run.update(status="running", deadline_ms=data["deadline_ms"])
+    if order := cast("list[str]", data.get("order")):
+        folding.steps = {name: folding.steps[name] for name in order}
     step = folding.step(event)
-    step.update(input=data["input"], agent=data["agent"])
-    folding.ready(step, event)
+    step["agent"] = data["agent"]
+    if data.get("reopens"):
+        step.pop("input", None)
+    else:
+        step["input"] = data["input"]
+        folding.ready(step, event)
+
+
+def _reset(step: dict[str, object], name: str, event: Event) -> None:
+    data = event.data
+    if name in cast("list[str]", data["revised"] or []):
+        step["revision"] = cast("int", step.get("revision", 0)) + 1
+    _settle(step)
+    if first := step.pop("instead_of", None):
+        step["agent"] = first
+    for gone in _OF_WHAT_WAS_DONE:
+        step.pop(gone, None)
+    step.update(status="pending", attempt=0)
+    # A member of the fan-out that goes on takes what it took.
+    if name != data["step"] and not (step.get("fan") == data["step"] and step.get("member") == name):
+        step.pop("input", None)
 
 
 _OF_WHAT_WAS_DONE = (
     *("output", "draft", "reason", "degraded", "undone", "rung", "losses", "strikes"),
-    *("ended_ms", "first_ms", "until_ms", "decision", "sent_back"),
+    *("ended_ms", "first_ms", "until_ms", "decision", "sent_back", "outcome", "answer", "fault"),
 )
 
 
@@ -291,6 +429,11 @@ _HANDLERS: dict[str, Callable[[_Folding, Event], None]] = {
     "StepLost": _step_lost,
     "StepDelayed": _step_delayed,
     "StepReady": _step_ready,
+    "StepDelegated": _step_delegated,
+    "MembersAdded": _members_added,
+    "MembersOpened": _members_opened,
+    "FanOutJoined": _fan_out_joined,
+    "StepLate": _step_late,
     "EffectRecorded": _effect_recorded,
     "StepRedispatched": _step_redispatched,
     "StepFailed": _step_failed,

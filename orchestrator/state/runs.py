@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import groupby
 from secrets import token_hex
@@ -12,25 +12,24 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 
 from redis.exceptions import NoScriptError
 
-from orchestrator.errors import LeaseLost, RunNotFound, WrongState
-from orchestrator.messages import Event, RunBudget, RunState, StepState
+from orchestrator.errors import LeaseLost, WrongState
+from orchestrator.messages import RunBudget, StepState
 from orchestrator.state import keys
-from orchestrator.state.payload import Payloads
-from orchestrator.state.scripts import Scripts
+from orchestrator.state.reading import RunReader, milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from redis import Redis
     from redis.client import Pipeline
 
-    from orchestrator.messages import Choice, PlanStep, Priority, RunStatus
+    from orchestrator.messages import Choice, PlanStep, Priority
     from orchestrator.settings import Settings
     from orchestrator.state.scripts import Held, Renewal
 
 Spent = tuple[int, float]
 """Tokens and cost."""
-Verdict = Literal["complete", "partial", "revise", "fallback", "wait"]
+Verdict = Literal["complete", "answer", "partial", "revise", "fallback", "wait"]
 NOTHING_SPENT: Final[Spent] = (0, 0.0)
 LONGEST_REDISPATCH_MS: Final = 300_000
 DUE_LIMIT: Final = 500
@@ -38,11 +37,6 @@ MAX_REASON: Final = 500
 MAX_TEXT: Final = 8000
 MAX_EFFECTS: Final = 1000
 RENEW_BATCH: Final = 100
-
-
-def milliseconds(seconds: float) -> int:
-    """Convert a duration for Redis; at least 1."""
-    return max(1, round(seconds * 1000))
 
 
 def readable(text: str) -> str:
@@ -125,11 +119,26 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Committed:
-    """What a commit or a decision led to: `next`, `finished`, `again`, `waiting`, ...; and the step that is ready."""
+class Change:
+    """
+    What a change of a run led to.
+
+    Attributes:
+        what: `next`, `finished`, `again`, `waiting`, ...: see the scripts.
+        step: which one it is about.
+        ready: the steps that are to be published now, each with its agent; not part of what makes two changes equal,
+            as the reply to the same call sent again has none.
+    """
 
     what: str
     step: str = ""
+    ready: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+
+    @property
+    def to_publish(self) -> list[str]:
+        """The steps that are to be published, or may have to be: the reply to an earlier such change may be lost."""
+        names = [step for step, _ in self.ready]
+        return names or ([self.step] if self.what in {"next", "again"} else [])
 
 
 @dataclass(frozen=True)
@@ -140,16 +149,17 @@ class Due:
     overdue: list[tuple[str, str | None]]
 
 
-def _committed(reply: list[bytes]) -> Committed:
-    what, step = [*(part.decode() for part in reply), ""][:2]
-    return Committed(what, step)
+def changed(reply: list[bytes]) -> Change:
+    """Read the reply of a script that may make steps ready."""
+    what, step, *ready = (part.decode() for part in reply)
+    return Change(what, step, tuple(zip(ready[::2], ready[1::2], strict=True)))
 
 
 def _members(found: Iterable[bytes]) -> list[tuple[str, str | None]]:
     return [keys.split_member(entry.decode()) for entry in found]
 
 
-class RunStore:
+class RunStore(RunReader):
     """
     Runs in Redis.
 
@@ -159,10 +169,7 @@ class RunStore:
     """
 
     def __init__(self, client: Redis, settings: Settings) -> None:
-        self.client = client
-        self.settings = settings
-        self.payloads = Payloads(client, claim_bytes=settings.claim_check_bytes, max_bytes=settings.max_payload_bytes)
-        self._scripts = Scripts(client)
+        super().__init__(client, settings)
         self._dispatch_ms = milliseconds(settings.dispatch_timeout)
         self._lease_ms = milliseconds(settings.lease)
 
@@ -234,7 +241,7 @@ class RunStore:
         digest = ""
         if submission.key is not None:
             digest = sha256(submission.flow.encode() + b"\0" + submission.value).hexdigest()
-        return self._scripts.submit(
+        return self.scripts.submit(
             run_id,
             keys.idempotency(run_id, submission.tenant, submission.key or ""),
             holder,
@@ -266,7 +273,7 @@ class RunStore:
         Raises:
             WrongState: the input's claim check leads nowhere; the step and its run have failed.
         """
-        reply = self._scripts.begin(run_id, step, agent=agent, nonce=nonce, lease_ms=self._lease_ms, worker=worker)
+        reply = self.scripts.begin(run_id, step, agent=agent, nonce=nonce, lease_ms=self._lease_ms, worker=worker)
         if reply[0] != b"execute":
             return Refused(reply[0].decode())
         record, value, draft, flow, tenant, tags, deadline_ms, now_ms, keep_ms, priority, budgets = reply[1:]
@@ -302,7 +309,7 @@ class RunStore:
         for shard, numbers in groupby(by_shard, key=lambda number: keys.shard_of(leases[number][0])):
             held = [leases[number] for number in numbers]
             for start in range(0, len(held), RENEW_BATCH):
-                self._scripts.renew(shard, held[start : start + RENEW_BATCH], lease_ms=self._lease_ms, pipe=pipe)
+                self.scripts.renew(shard, held[start : start + RENEW_BATCH], lease_ms=self._lease_ms, pipe=pipe)
         replies = (cast("Renewal", reply.decode()) for replies in pipe.execute() for reply in replies)
         renewed = dict(zip(by_shard, replies, strict=True))
         return [renewed[number] for number in range(len(leases))]
@@ -314,7 +321,7 @@ class RunStore:
         verdict: Verdict = "complete",
         details: Mapping[str, object] | None = None,
         spent: Spent = NOTHING_SPENT,
-    ) -> Committed:
+    ) -> Change:
         """
         Record a step's output and make ready what follows, in one round trip.
 
@@ -326,7 +333,8 @@ class RunStore:
             spent: what the attempt has used.
 
         Returns:
-            next, finished, again or waiting; stale or closed: nothing was written.
+            next, joins, finished, again or waiting; late: recorded, and of no use to its fan-out any more; stale or
+            closed: nothing was written.
 
         Raises:
             PayloadTooLarge: the output is over the maximum.
@@ -335,7 +343,7 @@ class RunStore:
         name = f"{begun.step.name}@{begun.step.begins}"
         stored = self.payloads.put(begun.run_id, f"{name}-{begun.fence}", value, ttl_ms=begun.ttl_ms)
         said = {key: bounded(fact) if isinstance(fact, str) else fact for key, fact in (details or {}).items()}
-        reply = self._scripts.commit(
+        reply = self.scripts.commit(
             begun.run_id,
             begun.step.name,
             fence=begun.fence,
@@ -347,7 +355,7 @@ class RunStore:
             tokens=spent[0],
             cost=spent[1],
         )
-        committed = _committed(reply)
+        committed = changed(reply)
         if committed.what in {"stale", "closed"}:
             self.payloads.drop(begun.run_id, stored)
         return committed
@@ -372,7 +380,7 @@ class RunStore:
         self.payloads.check(f"the result of {name!r} in {begun.step.name!r}", value)
         field = begun.effect_field(name)
         stored = self.payloads.put(begun.run_id, f"{field}-{begun.fence}-{token_hex(4)}", value, ttl_ms=begun.ttl_ms)
-        what, found = self._scripts.record(
+        what, found = self.scripts.record(
             begun.run_id, begun.step.name, fence=begun.fence, name=name, field=field, value=stored, limit=MAX_EFFECTS
         )
         if what == b"recorded" or found == stored:
@@ -384,9 +392,9 @@ class RunStore:
             raise WrongState(begun.run_id, f"step {begun.step.name!r} has recorded {MAX_EFFECTS} results, no more fit")
         raise LeaseLost(begun.run_id, begun.step.name)
 
-    def fail(self, begun: Begun, reason: str, *, late: bool = False, spent: Spent = NOTHING_SPENT) -> str:
+    def fail(self, begun: Begun, reason: str, *, late: bool = False, spent: Spent = NOTHING_SPENT) -> Change:
         """
-        Fail a step and its run, which becomes a dead letter.
+        Fail a step, and its run, which becomes a dead letter, or the fan-out's member that it is part of.
 
         Args:
             begun: the attempt.
@@ -395,12 +403,12 @@ class RunStore:
             spent: what the attempt has used.
 
         Returns:
-            failed; undoing: publish what undoes the run; stale or closed: nothing was written.
+            failed; undoing: the run is undone before; stale or closed: nothing was written.
         """
         return self._fail(begun.run_id, begun.step.name, begun.fence, reason, "deadline" if late else "failed", spent)
 
-    def _fail(self, run_id: str, step: str, fence: str, reason: str, kind: str, spent: Spent) -> str:
-        return self._scripts.fail(
+    def _fail(self, run_id: str, step: str, fence: str, reason: str, kind: str, spent: Spent) -> Change:
+        reply = self.scripts.fail(
             run_id,
             step,
             fence=fence,
@@ -409,7 +417,8 @@ class RunStore:
             dispatch_ms=self._dispatch_ms,
             tokens=spent[0],
             cost=spent[1],
-        ).decode()
+        )
+        return changed(reply)
 
     def postpone(
         self,
@@ -435,7 +444,7 @@ class RunStore:
         Returns:
             delayed; late: there is no time left for it, nothing was written; stale or closed likewise.
         """
-        return self._scripts.postpone(
+        return self.scripts.postpone(
             begun.run_id,
             begun.step.name,
             fence=begun.fence,
@@ -447,7 +456,7 @@ class RunStore:
             cost=spent[1],
         ).decode()
 
-    def degrade(self, begun: Begun, agent: str, reason: str, *, rung: int, spent: Spent = NOTHING_SPENT) -> str:
+    def degrade(self, begun: Begun, agent: str, reason: str, *, rung: int, spent: Spent = NOTHING_SPENT) -> Change:
         """
         Give a step that failed to another agent.
 
@@ -459,9 +468,9 @@ class RunStore:
             spent: what the attempt has used.
 
         Returns:
-            again: publish it; stale or closed: nothing was written.
+            again: it is ready; stale or closed: nothing was written.
         """
-        return self._scripts.degrade(
+        reply = self.scripts.degrade(
             begun.run_id,
             begun.step.name,
             fence=begun.fence,
@@ -471,27 +480,28 @@ class RunStore:
             dispatch_ms=self._dispatch_ms,
             tokens=spent[0],
             cost=spent[1],
-        ).decode()
+        )
+        return changed(reply)
 
     # From outside
 
-    def decide(self, run_id: str, step: str, choice: Choice | None, *, by: str, note: str = "") -> Committed:
+    def decide(self, run_id: str, step: str, choice: Choice | None, *, by: str, note: str = "") -> Change:
         """Settle a waiting gate; without a choice its default, where its time has come."""
-        return _committed(
-            self._scripts.decide(
+        return changed(
+            self.scripts.decide(
                 run_id, step, choice=choice or "", by=shorten(by), note=shorten(note), dispatch_ms=self._dispatch_ms
             )
         )
 
-    def cancel(self, run_id: str, *, reason: str, by: str) -> str:
-        """Cancel a run. Returns `cancelled`, `undoing` (publish it), `closed` (it has ended) or `gone`."""
-        return self._scripts.cancel(
-            run_id, status="cancelled", reason=shorten(reason), by=shorten(by), dispatch_ms=self._dispatch_ms
-        ).decode()
+    def cancel(self, run_id: str, *, reason: str, by: str) -> Change:
+        """Cancel a run. Returns `cancelled`, `undoing`, `closed` (it has ended) or `gone`."""
+        return changed(
+            self.scripts.cancel(
+                run_id, status="cancelled", reason=shorten(reason), by=shorten(by), dispatch_ms=self._dispatch_ms
+            )
+        )
 
-    def redrive(
-        self, run_id: str, *, step: str, value: bytes | None, agent: str, deadline: float, by: str
-    ) -> tuple[str, str]:
+    def redrive(self, run_id: str, *, step: str, value: bytes | None, agent: str, deadline: float, by: str) -> Change:
         """
         Let a failed run go on from a step.
 
@@ -504,7 +514,7 @@ class RunStore:
             by: who asks.
 
         Returns:
-            redriven (publish it), not failed, no step, no input or gone; and the step.
+            redriven, not failed, no step, member (it goes with its fan-out), no input or gone; and the step.
 
         Raises:
             PayloadTooLarge: the input is over the maximum.
@@ -515,7 +525,7 @@ class RunStore:
             ttl_ms = milliseconds(deadline) + milliseconds(max(self.settings.retention, self.settings.dead_retention))
             name = f"input-{token_hex(4)}"
             stored = self.payloads.put(run_id, name, value, ttl_ms=ttl_ms)
-        what, found = self._scripts.redrive(
+        reply = self.scripts.redrive(
             run_id,
             step,
             name=name,
@@ -525,29 +535,14 @@ class RunStore:
             by=shorten(by),
             dispatch_ms=self._dispatch_ms,
         )
-        if what != b"redriven" and value is not None:
+        change = changed(reply)
+        if change.what != "redriven" and value is not None:
             self.payloads.drop(run_id, stored)
-        return what.decode(), found.decode()
+        return change
 
     def drop(self, run_id: str, *, by: str) -> str:
         """Give a dead letter up. Returns `dropped`, or `closed`: it is none."""
-        return self._scripts.drop(run_id, by=shorten(by)).decode()
-
-    def dead(self, limit: int) -> list[str]:
-        """Return the ids of the newest dead letters over all shards, newest first."""
-        pipe = self.client.pipeline(transaction=False)
-        for shard in keys.shards(self.settings.shards):
-            pipe.zrange(keys.dead(shard), 0, limit - 1, desc=True, withscores=True)
-        found = cast("list[list[tuple[bytes, float]]]", pipe.execute())
-        newest = sorted(((score, entry.decode()) for entries in found for entry, score in entries), reverse=True)
-        return [run_id for _, run_id in newest[:limit]]
-
-    def dead_count(self) -> int:
-        """Return how many dead letters there are."""
-        pipe = self.client.pipeline(transaction=False)
-        for shard in keys.shards(self.settings.shards):
-            pipe.zcard(keys.dead(shard))
-        return sum(cast("list[int]", pipe.execute()))
+        return self.scripts.drop(run_id, by=shorten(by)).decode()
 
     # The caretaker's
 
@@ -555,7 +550,7 @@ class RunStore:
         """Return what is due in each shard beside timers, in one round trip."""
         pipe = self.client.pipeline(transaction=False)
         for shard in shards:
-            self._scripts.due(shard, limit=DUE_LIMIT, pipe=pipe)
+            self.scripts.due(shard, limit=DUE_LIMIT, pipe=pipe)
         return [Due(*(_members(found) for found in reply)) for reply in pipe.execute()]
 
     def timers(self, shards: Sequence[str]) -> list[tuple[str, str | None]]:
@@ -563,11 +558,11 @@ class RunStore:
         Return the timers that are due in all shards, in one round trip.
 
         They are (run, step) pairs: without a step it is the run's deadline; a step with a slash in front must be done
-        by now; a slash alone: the run's children are to be ended.
+        by now; two slashes, a fan-out's members come together; a slash alone: the run's children are to be ended.
         """
         pipe = self.client.pipeline(transaction=False)
         for shard in shards:
-            self._scripts.timers(shard, limit=DUE_LIMIT, pipe=pipe)
+            self.scripts.timers(shard, limit=DUE_LIMIT, pipe=pipe)
         return [entry for reply in pipe.execute() for entry in _members(reply)]
 
     def wake(self, steps: Sequence[tuple[str, str]], *, turn: bool = False) -> list[str]:
@@ -583,29 +578,25 @@ class RunStore:
         """
         pipe = self.client.pipeline(transaction=False)
         for run_id, step in steps:
-            self._scripts.wake(run_id, step, turn=turn, dispatch_ms=self._dispatch_ms, pipe=pipe)
+            self.scripts.wake(run_id, step, turn=turn, dispatch_ms=self._dispatch_ms, pipe=pipe)
         return [reply.decode() for reply in pipe.execute()] if steps else []
 
-    def overrun(self, run_id: str, step: str) -> str:
-        """Fail a step that is not done in time. Returns `failed`, `undoing` (publish it), `early` or `closed`."""
+    def overrun(self, run_id: str, step: str) -> Change:
+        """Fail a step that is not done in time. Returns `failed`, `undoing`, `early` or `closed`."""
         return self._fail(run_id, step, "", "not done in the time it has", "deadline", NOTHING_SPENT)
-
-    def children(self, run_id: str) -> list[str]:
-        """Return the runs that a run's steps have submitted."""
-        return [entry.decode() for entry in cast("set[bytes]", self.client.smembers(keys.children(run_id)))]
 
     def leave(self, run_id: str) -> None:
         """Note that a run's children have been ended."""
         self.client.zrem(keys.timers(keys.shard_of(run_id)), keys.member(run_id, "/"))
 
-    def lost(self, run_id: str, step: str) -> str:
+    def lost(self, run_id: str, step: str) -> Change:
         """
         Take back a step whose lease expired.
 
         Returns:
-            ready (publish it), delayed, failed, undoing (publish it), held or closed.
+            ready, delayed, failed, undoing, held or closed.
         """
-        return self._scripts.lost(
+        reply = self.scripts.lost(
             run_id,
             step,
             max_attempts=self.settings.max_attempts,
@@ -614,16 +605,12 @@ class RunStore:
             pause_ms=self._lease_ms,
             jitter=random.random(),  # noqa: S311  of a pause
             lease_ms=self._lease_ms,
-        ).decode()
-
-    def agent_of(self, run_id: str, step: str) -> str:
-        """Return the agent a step is up to now, whatever else its record holds; empty where there is no such step."""
-        record = cast("bytes | None", self.client.hget(keys.run(run_id), f"step:{step}"))
-        return str(json.loads(record)["agent"]) if record else ""
+        )
+        return changed(reply)
 
     def redispatch(self, run_id: str, step: str, *, queue_is_empty: bool) -> str:
         """Look at a ready step nobody has begun in time. Returns `publish`, `wait` or `closed`."""
-        return self._scripts.redispatch(
+        return self.scripts.redispatch(
             run_id,
             step,
             empty="1" if queue_is_empty else "0",
@@ -631,82 +618,13 @@ class RunStore:
             longest_ms=LONGEST_REDISPATCH_MS,
         ).decode()
 
-    def expire(self, run_id: str) -> str:
+    def expire(self, run_id: str) -> Change:
         """Fail a run whose deadline has passed. Returns `cancelled`, `undoing`, `early`, `closed` or `gone`."""
         reason = "the run's deadline passed before it was done"
-        return self._scripts.cancel(
-            run_id, status="failed", reason=reason, by="", dispatch_ms=self._dispatch_ms
-        ).decode()
+        return changed(
+            self.scripts.cancel(run_id, status="failed", reason=reason, by="", dispatch_ms=self._dispatch_ms)
+        )
 
     def lead(self, owner: str, ttl: float) -> bool:
         """Become or stay the caretaker for `ttl` seconds; 0 gives the role up. Returns whether we are it."""
-        return self._scripts.lead(owner, round(ttl * 1000))
-
-    # Reading
-
-    def load(self, run_id: str) -> RunState:
-        """
-        Return a run's projection.
-
-        Raises:
-            RunNotFound: there is none.
-        """
-        found = self.load_many([run_id])
-        if not found:
-            raise RunNotFound(run_id)
-        return found[0]
-
-    def load_many(self, run_ids: Sequence[str]) -> list[RunState]:
-        """Return the projections of those runs that exist, in the order asked for."""
-        pipe = self.client.pipeline(transaction=False)
-        for run_id in run_ids:
-            pipe.hgetall(keys.run(run_id))
-        found = cast("list[dict[bytes, bytes]]", pipe.execute())
-        return [
-            RunState.from_hash(run_id, {key.decode(): value.decode() for key, value in fields.items()})
-            for run_id, fields in zip(run_ids, found, strict=True)
-            if fields
-        ]
-
-    def newest(self, statuses: Sequence[RunStatus], limit: int) -> list[str]:
-        """Return the ids of the newest runs of these statuses over all shards, newest first."""
-        pipe = self.client.pipeline(transaction=False)
-        for shard in keys.shards(self.settings.shards):
-            for status in statuses:
-                pipe.zrange(keys.index(shard, status), 0, limit - 1, desc=True)
-        found = cast("list[list[bytes]]", pipe.execute())
-        return sorted((entry.decode() for entries in found for entry in entries), reverse=True)[:limit]
-
-    def value(self, run_id: str, name: str) -> bytes | None:
-        """Return a stored value by its name: `input`, or a step's `output`. None: there is none."""
-        stored = cast("bytes | None", self.client.hget(keys.data(run_id), name))
-        return None if stored is None else self.payloads.get(run_id, stored)
-
-    def events(self, run_id: str, after: str = "-") -> list[Event]:
-        """Return a run's events, oldest first; those after an event id, if one is given."""
-        start = after if after == "-" else f"({after}"
-        return _events(cast("_Entries", self.client.xrange(keys.events(run_id), min=start)))
-
-    def follow(self, run_id: str, after: str, timeout: float) -> list[Event]:
-        """Return the events after an id, waiting up to `timeout` seconds for the first."""
-        found = cast(
-            "list[tuple[bytes, _Entries]]",
-            self.client.xread({keys.events(run_id): "0-0" if after == "-" else after}, block=milliseconds(timeout)),
-        )
-        return [event for _, entries in found or () for event in _events(entries)]
-
-    def exists(self, run_id: str) -> bool:
-        """Tell whether there is such a run."""
-        return bool(self.client.exists(keys.run(run_id)))
-
-
-_Entries = list[tuple[bytes, dict[bytes, bytes]]]
-
-
-def _events(entries: _Entries) -> list[Event]:
-    return list(_decoded(entries))
-
-
-def _decoded(entries: _Entries) -> Iterator[Event]:
-    for entry_id, fields in entries:
-        yield Event.from_stream(entry_id.decode(), {key.decode(): text.decode() for key, text in fields.items()})
+        return self.scripts.lead(owner, round(ttl * 1000))

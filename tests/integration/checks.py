@@ -16,7 +16,7 @@ from orchestrator.state.fold import fold
 from tests.servers import OF_A_RUN, no_key_left_without_ttl_or_declaration, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from orchestrator import Event, Run, RunState
@@ -40,16 +40,32 @@ def wrong_with(state: RunState, events: Sequence[Event]) -> list[str]:
         found.append(f"I2: {state.id} ended {len(ends)} times: {ends}")
     if ends and not events[-1].ends_run:
         found.append(f"I2: {state.id} went on after its end: {events[-1].type}")
-    completed = Counter(str(event.data["step"]) for event in events if event.type == "StepCompleted")
+    commits = [event for event in events if event.type in {"StepCompleted", "StepDelegated"}]
+    completed = Counter(str(event.data["step"]) for event in commits)
+    found += _wrong_with_fan_outs(state, events)
     for step in state.steps:
         # A revision of several stages commits the first ones again.
         if completed[step.name] > step.revision + 1:
             found.append(f"I2: {state.id}/{step.name} was committed {completed[step.name]} times")
-        if state.status == "completed" and not completed[step.name]:
+        # A member of a fan-out may fail, or be late.
+        done = completed[step.name] or (step.fan and step.status in {"failed", "cancelled"})
+        if state.status == "completed" and not done:
             found.append(f"I2: {state.id}/{step.name} was never committed")
     if fold(state.id, log) != state:
         found.append(f"I3: {state.id}: fold(events) is not the projection")
     return found
+
+
+def _wrong_with_fan_outs(state: RunState, events: Sequence[Event]) -> Iterator[str]:
+    given = Counter(str(event.data["fan"]) for event in events if event.type == "StepDelegated")
+    joined = Counter(str(event.data["fan"]) for event in events if event.type == "FanOutJoined")
+    again = sum(event.type == "RunRedriven" for event in events)
+    for fan in given:
+        # Within a member that was late, or a run that has ended before, nothing comes together any more.
+        within_another = any(step.name == fan and step.fan for step in state.steps)
+        least = 0 if within_another or state.status != "completed" else given[fan]
+        if not least <= joined[fan] <= given[fan] + again:
+            yield f"I2: {state.id}/{fan} gave work out {given[fan]} times and was joined {joined[fan]} times"
 
 
 def wrong_with_effects(ledger: Path, states: Iterable[RunState]) -> list[str]:

@@ -148,12 +148,15 @@ def _doubled(events: tuple[Event, ...]) -> Iterator[str]:
     done: set[str] = set()
     for event in events:
         step = str(event.data.get("step"))
-        if event.type == "StepCompleted":
+        if event.type == "StepDelegated" and step != event.data["fan"]:
+            done.add(step)
+        elif event.type == "StepCompleted":
             if step in done:
                 yield f"step {step} is committed twice in one revision"
             done.add(step)
         elif event.type == "StepRevised":
-            done -= set(order[order.index(starts[step]) : order.index(step) + 1])
+            if step in order:
+                done -= set(order[order.index(starts[step]) : order.index(step) + 1])
         elif event.type == "RunRedriven":
             reset = event.data["reset"]
             done = {name for name in done & set(order) if name not in (reset if isinstance(reset, list) else ())}
@@ -202,10 +205,16 @@ def _unfinished_problems(snapshot: Snapshot) -> Iterator[str]:
     if indexes["timers"].get(state.id) != state.deadline_ms:
         yield "no timer holds the run's deadline"
     live = [step for step in state.steps if step.status in BROUGHT_ON_BY]
-    if len(live) != 1:
-        yield f"not one step is ready, running, delayed or waiting but {len(live)}"
+    spine = [step for step in live if step.fan is None]
+    undecided = [name for name, fan in state.fans.items() if fan.size and not fan.verdict]
+    top = [name for name in undecided if (step := state.step(name)) is not None and step.fan is None]
+    if len(spine) + len(top) != 1 and not (state.status == "undoing" and len(spine) == 1):
+        yield f"not one step is ready, running, delayed or waiting but {len(spine)}, and fan-outs are open: {top}"
+    if not live:
+        yield "no step is ready, running, delayed or waiting"
     if any(bool(step.undoes) != (state.status == "undoing") for step in live):
         yield f"the run is {state.status} and works at {live[0].name}"
+    yield from _fan_out_problems(snapshot, top if state.status != "undoing" else [])
     if (state.ending is not None) != (state.status == "undoing"):
         yield f"the run is {state.status} and its end is to be {state.ending}"
     for key, ttl in snapshot.ttls.items():
@@ -215,6 +224,21 @@ def _unfinished_problems(snapshot: Snapshot) -> Iterator[str]:
         elif ttl != -1 and not (ttl == -2 and key == keys.children(state.id)):
             yield f"the run has not ended and {key} expires or is gone"
     yield from _waiting_problems(snapshot)
+
+
+def _fan_out_problems(snapshot: Snapshot, undecided: list[str]) -> Iterator[str]:
+    """Look at what a live run waits for, and at its own fan-outs that have not come together."""
+    state, indexes = snapshot.state, snapshot.indexes
+    waits = sum(step.status == "waiting" for step in state.steps)
+    if state.waits != waits or (waits > 0) != (state.status == "waiting"):
+        yield f"the run is {state.status}, {waits} steps wait for a person, and it says {state.waits}"
+    for name in undecided:
+        fan = state.fans[name]
+        timer = indexes["timers"].get(keys.member(state.id, f"//{name}"))
+        if timer != fan.until_ms:
+            yield f"fan-out {name} has time until {fan.until_ms}, and its timer says {timer}"
+        if fan.opened - fan.ended > fan.width:
+            yield f"fan-out {name} has {fan.opened - fan.ended} members in flight, and room for {fan.width}"
 
 
 def _waiting_problems(snapshot: Snapshot) -> Iterator[str]:
@@ -263,6 +287,7 @@ def _value_problems(snapshot: Snapshot) -> Iterator[str]:
         if ":blob:" in key and 0 <= ttl < until_ms - snapshot.now_ms - A_MOMENT_MS:
             yield f"{key} expires before its run"
     needed = {state.output} | {name for step in state.steps for name in (step.input, step.output, step.draft)}
+    needed = {name for name in needed if not (name or "").startswith("fan:")}
     for name in sorted(name for name in needed if name):
         if name not in snapshot.values:
             yield f"the value {name} is missing"

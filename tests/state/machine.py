@@ -314,7 +314,7 @@ class Runs(RuleBasedStateMachine):
         run, name, fence = attempt.key
         for _ in range(2):
             expected = self._references[run].fail(name, fence, tokens)
-            assert self._store.fail(attempt.begun, "it\nfailed", spent=(tokens, 0.0)) == expected
+            assert self._store.fail(attempt.begun, "it\nfailed", spent=(tokens, 0.0)).what == expected
             self._check(run)
 
     @rule(attempt=attempts, later=LATERS)
@@ -340,7 +340,7 @@ class Runs(RuleBasedStateMachine):
         run, name, fence = attempt.key
         for _ in range(2):
             expected = self._references[run].degrade(name, fence, SPARE, rung, tokens)
-            assert self._store.degrade(attempt.begun, SPARE, "503", rung=rung, spent=(tokens, 0.0)) == expected
+            assert self._store.degrade(attempt.begun, SPARE, "503", rung=rung, spent=(tokens, 0.0)).what == expected
             self._check(run)
 
     # People
@@ -355,7 +355,7 @@ class Runs(RuleBasedStateMachine):
         if reference.may_have_children and not even_if_live:
             return
         expected = reference.cancel()
-        assert self._store.cancel(run, reason=reason, by="me") == expected
+        assert self._store.cancel(run, reason=reason, by="me").what == expected
         self._check(run)
 
     @rule(
@@ -370,7 +370,8 @@ class Runs(RuleBasedStateMachine):
         name = "" if pick is None else self._pick(run, pick)
         given = None if value is None else self._value(large=value)
         expected = reference.redrive(name, given, agent)
-        assert self._store.redrive(run, step=name, value=given, agent=agent, deadline=3600.0, by="me") == expected
+        change = self._store.redrive(run, step=name, value=given, agent=agent, deadline=3600.0, by="me")
+        assert (change.what, change.step) == expected
         if expected[0] == "redriven":
             self._redriven[run] = self._redriven.get(run, 0) + 1
         self._check(run)
@@ -436,7 +437,7 @@ class Runs(RuleBasedStateMachine):
         children = self._store.children(run)
         assert set(children) == {child.name for child in reference.children}
         for child in children:
-            assert self._store.cancel(child, reason="its parent has ended", by="parent") == (
+            assert self._store.cancel(child, reason="its parent has ended", by="parent").what == (
                 self._references[child].cancel()
             )
             self._check(child)
@@ -452,7 +453,7 @@ class Runs(RuleBasedStateMachine):
 
     def _overrun(self, run: str, name: str) -> None:
         expected = self._references[run].overrun(name)
-        assert self._store.overrun(run, name) == expected
+        assert self._store.overrun(run, name).what == expected
         self._check(run)
 
     @rule(run=runs, pick=PICKS, expired=st.booleans())
@@ -466,7 +467,7 @@ class Runs(RuleBasedStateMachine):
         lost = {found for due in self._due(run) for found in due.lost}
         assert ((run, name) in lost) == (expired and self._references[run].steps[name].status == "running")
         expected = self._references[run].lost(name, expired=expired)
-        assert self._store.lost(run, name) == expected
+        assert self._store.lost(run, name).what == expected
         self._check(run)
 
     @rule(target=attempts, run=runs, ask=ASKS, late=st.sampled_from(LATE_CALLS))
@@ -537,7 +538,7 @@ class Runs(RuleBasedStateMachine):
 
     def _expire(self, run: str) -> None:
         expected = self._references[run].expire()
-        assert self._store.expire(run) == expected
+        assert self._store.expire(run).what == expected
         self._check(run)
 
     # What must hold

@@ -187,7 +187,7 @@ class ReferenceRun:
     def owns(self, name: str, fence: str) -> Literal["yes", "stale", "closed"]:
         """Tell whether an attempt may still write."""
         step = self.steps.get(name)
-        if self.status not in LIVE:
+        if self.status not in LIVE or (step is not None and step.status == "cancelled"):
             return "closed"
         return "yes" if step and step.status == "running" and step.fence == fence else "stale"
 
@@ -254,8 +254,8 @@ class ReferenceRun:
             return "closed"
         if step.status == "delayed" and step.fence == fence:
             return "delayed"
-        if self.owns(name, fence) != "yes":
-            return "stale"
+        if (owns := self.owns(name, fence)) != "yes":
+            return owns
         if self.overdue or step.late or later.too_late:
             return "late"
         step.attempt -= not later.counts
@@ -270,8 +270,8 @@ class ReferenceRun:
             return "closed"
         if step.status == "ready" and (step.fence, step.rung) == (fence, rung):
             return "again"
-        if self.owns(name, fence) != "yes":
-            return "stale"
+        if (owns := self.owns(name, fence)) != "yes":
+            return owns
         step.rung = rung
         step.tokens += tokens
         self._fall_back(step, agent, step.value or b"")

@@ -12,7 +12,7 @@ from orchestrator import InvalidInput, RunCancelled, RunFailed, RunNotFound
 from orchestrator.errors import WrongState
 from orchestrator.messages import PlanStep
 from orchestrator.state import keys
-from orchestrator.state.runs import Begun, Committed, Due, RunStore, Submission
+from orchestrator.state.runs import Begun, Change, Due, RunStore, Submission
 from tests.servers import on_valkey
 from tests.state.flows import Answer, counting, loosely
 from tests.state.invariants import look, problems
@@ -183,8 +183,8 @@ def test_a_step_of_a_cancelled_run_can_neither_renew_nor_commit(client: Client) 
     # then its lease is gone, and what it gives is discarded
     store: RunStore = client.store
     assert store.renew([(run.id, "count", begun.fence)]) == ["closed"]
-    assert store.commit(begun, b"1") == Committed("closed")
-    assert store.fail(begun, "too late") == "closed"
+    assert store.commit(begun, b"1") == Change("closed")
+    assert store.fail(begun, "too late").what == "closed"
     assert problems(look(store, run.id)) == []
 
 
@@ -279,7 +279,7 @@ def test_the_timer_of_a_gate_decides_by_its_default_when_it_is_due_and_not_befor
     decided = [client.store.decide(run.id, "count", None, by="timeout", note="nobody") for run in (early, due)]
 
     # then one goes on
-    assert decided == [Committed("early"), Committed("next", "answer")]
+    assert decided == [Change("early"), Change("next", "answer")]
     assert [run.status() for run in (early, due)] == ["waiting", "running"]
 
 
@@ -369,14 +369,14 @@ def test_entries_of_a_run_that_is_gone_leave_the_indexes_when_the_caretaker_look
     assert store.timers([shard]) == [(run_id, "count"), (run_id, "/count"), (run_id, "/"), (run_id, None)]
 
     # when the caretaker looks after them
-    assert store.lost(run_id, "count") == "closed"
+    assert store.lost(run_id, "count").what == "closed"
     assert store.redispatch(run_id, "count", queue_is_empty=True) == "closed"
     assert store.wake([(run_id, "count")]) == ["closed"]
-    assert store.decide(run_id, "count", None, by="timeout") == Committed("closed")
-    assert store.overrun(run_id, "count") == "closed"
+    assert store.decide(run_id, "count", None, by="timeout") == Change("closed")
+    assert store.overrun(run_id, "count").what == "closed"
     assert store.children(run_id) == []
     store.leave(run_id)
-    assert store.expire(run_id) == "gone"
+    assert store.expire(run_id).what == "gone"
 
     # then nothing is due any more
     assert store.due([shard]) == [Due([], [])]
@@ -486,7 +486,7 @@ def test_a_late_output_of_a_lost_attempt_is_refused_and_leaves_nothing(client: C
     run = client.submit(counting, NOTE)
     lost = begin(client, run, "count")
     redis_client.zadd(keys.leases(keys.shard_of(run.id)), {keys.member(run.id, "count"): 1})
-    assert client.store.lost(run.id, "count") == "ready"
+    assert client.store.lost(run.id, "count").what == "ready"
     begin(client, run, "count")
 
     # when the first one commits a large output after all
@@ -494,7 +494,7 @@ def test_a_late_output_of_a_lost_attempt_is_refused_and_leaves_nothing(client: C
     committed = client.store.commit(lost, large)
 
     # then it is refused, and its copy is gone
-    assert committed == Committed("stale")
+    assert committed == Change("stale")
     assert not list(redis_client.scan_iter("*:blob:*"))
     assert problems(look(client.store, run.id)) == []
 
@@ -506,7 +506,7 @@ def test_a_reason_is_one_short_line_whatever_was_raised(client: Client, reason: 
     outcome = client.store.fail(begin(client, run, "count"), reason)
 
     found = run.state().reason or ""
-    assert (outcome, len(found.splitlines())) == ("failed", 1)
+    assert (outcome.what, len(found.splitlines())) == ("failed", 1)
     assert len(found) < 600
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.messages import PlanStep
 from orchestrator.state import keys
-from orchestrator.state.runs import Begun, RunStore, Submission
+from orchestrator.state.runs import Begun, Change, RunStore, Submission
 from tests.servers import no_key_left_without_ttl_or_declaration, on_valkey
 from tests.state.invariants import look, problems
 
@@ -52,6 +52,10 @@ def begin(store: RunStore, run: str, name: str) -> Begun:
     return begun
 
 
+def told(change: Change) -> tuple[str, str]:
+    return change.what, change.step
+
+
 def work(store: RunStore, run: str, *names: str) -> None:
     for name in names:
         store.commit(begin(store, run, name), b'"%s"' % name.encode())
@@ -72,8 +76,8 @@ def test_a_step_that_is_late_for_two_caretakers_fails_once_and_what_was_done_is_
     store.client.hset(keys.run(run), "step:ship", '{"agent":"c","status":"ready","within_ms":1,"until_ms":1}')
 
     # when two caretakers have seen its timer
-    assert store.overrun(run, "ship") == "undoing"
-    assert store.overrun(run, "ship") == "closed"
+    assert store.overrun(run, "ship").what == "undoing"
+    assert store.overrun(run, "ship").what == "closed"
 
     # then the run is being undone, the last step first
     assert (store.load(run).status, why(store, run, "ship")) == ("undoing", "closed")
@@ -89,7 +93,7 @@ def test_a_run_that_is_being_undone_cannot_be_cancelled(store: RunStore) -> None
     work(store, run, "book")
     store.fail(begin(store, run, "pay"), "declined")
 
-    assert store.cancel(run, reason="", by="me") == "closed"
+    assert store.cancel(run, reason="", by="me").what == "closed"
     assert store.load(run).status == "undoing"
 
 
@@ -110,10 +114,10 @@ def test_what_is_not_undone_is_told_and_the_rest_is_undone_all_the_same(store: R
     # given a run that was cancelled without a reason
     run = submit(store)
     work(store, run, "book", "pay")
-    assert store.cancel(run, reason="", by="me") == "undoing"
+    assert store.cancel(run, reason="", by="me").what == "undoing"
 
     # when the first step's undoing fails, and the other is done
-    assert store.fail(begin(store, run, "pay~undo"), "no such payment") == "undoing"
+    assert store.fail(begin(store, run, "pay~undo"), "no such payment").what == "undoing"
     work(store, run, "book~undo")
 
     # then
@@ -148,11 +152,11 @@ def test_what_is_not_undone_in_its_time_keeps_the_reason_for_which_it_was(store:
     run = submit(store)
     work(store, run, "book")
     store.fail(begin(store, run, "pay"), "declined")
-    assert store.expire(run) == "early"
+    assert store.expire(run).what == "early"
     store.client.hset(keys.run(run), "deadline_ms", 1)
 
     # when the caretaker looks
-    assert store.expire(run) == "cancelled"
+    assert store.expire(run).what == "cancelled"
 
     # then
     state = store.load(run)
@@ -171,12 +175,15 @@ def test_large_values_live_as_long_as_what_is_undone_and_redriven(store: RunStor
 
     # then its values outlast the day that undoing may take, also where somebody wants to redrive it meanwhile
     assert store.client.pttl(blob) > before_ms + 80_000_000
-    assert store.redrive(run, step="", value=None, agent="", deadline=1.0, by="me")[0] == "not failed"
+    assert store.redrive(run, step="", value=None, agent="", deadline=1.0, by="me").what == "not failed"
     assert store.client.pttl(blob) > before_ms + 80_000_000
 
     # when it is redriven for longer still
     work(store, run, "book~undo")
-    assert store.redrive(run, step="", value=None, agent="", deadline=10 * 86400.0, by="me") == ("redriven", "book")
+    assert told(store.redrive(run, step="", value=None, agent="", deadline=10 * 86400.0, by="me")) == (
+        "redriven",
+        "book",
+    )
 
     # then
     assert store.client.pttl(blob) > 10 * 86_400_000
@@ -197,7 +204,10 @@ def test_what_is_undone_again_after_a_redrive_does_not_take_what_was_recorded_th
         assert store.record(undoing, "release", recorded or b"1") == (recorded or b"1")
         store.commit(undoing, b"1")
         if recorded is None:
-            assert store.redrive(run, step="", value=None, agent="", deadline=60.0, by="me") == ("redriven", "book")
+            assert told(store.redrive(run, step="", value=None, agent="", deadline=60.0, by="me")) == (
+                "redriven",
+                "book",
+            )
 
     assert store.load(run).status == "failed"
     assert problems(look(store, run)) == []
@@ -212,13 +222,13 @@ def test_a_redriven_run_keeps_nothing_that_its_later_steps_recorded_with_other_i
     store.fail(paying, "declined")
 
     # when it is redriven from where it failed, then what was recorded stands
-    assert store.redrive(run, step="", value=None, agent="", deadline=60.0, by="me") == ("redriven", "pay")
+    assert told(store.redrive(run, step="", value=None, agent="", deadline=60.0, by="me")) == ("redriven", "pay")
     paying = begin(store, run, "pay")
     assert store.recall(paying, "charge") == b"1"
     store.fail(paying, "declined")
 
     # when it is redriven from before, then it is of another input
-    assert store.redrive(run, step="book", value=None, agent="", deadline=60.0, by="me") == ("redriven", "book")
+    assert told(store.redrive(run, step="book", value=None, agent="", deadline=60.0, by="me")) == ("redriven", "book")
     work(store, run, "book")
     assert store.recall(begin(store, run, "pay"), "charge") is None
     store.cancel(run, reason="", by="")
@@ -261,7 +271,7 @@ def test_a_run_whose_steps_were_undone_is_redriven_from_there_or_with_an_input(
     work(store, run, "book~undo")
 
     # when
-    assert store.redrive(run, step=step, value=value, agent="", deadline=60.0, by="me") == outcome
+    assert told(store.redrive(run, step=step, value=value, agent="", deadline=60.0, by="me")) == outcome
 
     # then
     assert store.load(run).status == ("running" if outcome[0] == "redriven" else "failed")
@@ -315,7 +325,7 @@ def test_a_child_of_a_child_begins_no_more_when_the_first_has_ended(store: RunSt
     assert store.load(runs[2]).status == "queued"
     for parent, child in ((runs[0], runs[1]), (runs[1], runs[2])):
         assert store.children(parent) == [child]
-        assert store.cancel(child, reason="", by="parent") == "cancelled"
+        assert store.cancel(child, reason="", by="parent").what == "cancelled"
         store.leave(parent)
 
 

@@ -395,7 +395,7 @@ def test_a_run_whose_deadline_passes_fails_and_starts_no_step(client: Client) ->
     run = client.submit(counting, NOTE, deadline=0.001)
 
     # when it has passed and the caretaker looks
-    wait_until(lambda: client.store.expire(run.id) != "early", 5.0, "the run's deadline passes")
+    wait_until(lambda: client.store.expire(run.id).what != "early", 5.0, "the run's deadline passes")
 
     # then the run has failed, and a late message finds it closed
     state = run.state()

@@ -14,7 +14,7 @@ from orchestrator.state.fold import UnknownEventError, fold
 SCRIPTS = Path(__file__).parents[2] / "orchestrator" / "state" / "scripts"
 RUN = "0" * 24
 # An event's type is written out where it is emitted: `emit('StepLost', ...)`, `finish(..., 'RunFailed', ...)`.
-EMITTED = re.compile(r"'((?:Run|Step|Effect|DeadLetter)[A-Z][A-Za-z]+)'")
+EMITTED = re.compile(r"'((?:Run|Step|Effect|DeadLetter|Members|FanOut)[A-Z][A-Za-z]+)'")
 
 
 def event(kind: str, at_ms: int = 1, /, **data: object) -> Event:
@@ -48,6 +48,9 @@ def test_the_scripts_write_these_events() -> None:
     assert sorted(types_in_scripts()) == [
         "DeadLetterDropped",
         "EffectRecorded",
+        "FanOutJoined",
+        "MembersAdded",
+        "MembersOpened",
         "RunCancelled",
         "RunCompleted",
         "RunFailed",
@@ -57,8 +60,10 @@ def test_the_scripts_write_these_events() -> None:
         "StepCompleted",
         "StepDecided",
         "StepDelayed",
+        "StepDelegated",
         "StepFailed",
         "StepFellBack",
+        "StepLate",
         "StepLost",
         "StepReady",
         "StepRedispatched",
@@ -92,20 +97,40 @@ FACTS: dict[str, JsonValue] = {
     "by": "me",
     "reset": ["first", "second"],
     "revised": ["first"],
+    "fan": "second",
+    "facts": {
+        "size": 1,
+        "failed": 0,
+        "bad_weight": 0,
+        "first": "a#1",
+        "last": "a#1",
+        "weight": 1000,
+        "need": 1000,
+        "share": True,
+        "accept": False,
+        "otherwise": "fail",
+        "width": 1,
+    },
+    "verdict": "met",
+    "late": 0,
 }
+MEMBER: JsonValue = {"a#1": {"status": "pending", "agent": "a", "fan": "second", "member": "a#1", "input": "a#1<"}}
 UNDO: JsonValue = {"name": "first~undo", "agent": "u", "input": "first@1", "undoes": "first"}
 DEAD = event("RunFailed", 2, reason="first: no", kind="failed", step="first")
 
 
 def known(kind: str, version: int = 1) -> Event:
     """Return an event that has all the facts that any event has."""
-    facts = FACTS | ({"steps": [UNDO]} if kind == "RunUndoing" else {})
+    steps: dict[str, JsonValue] = {"RunUndoing": [UNDO], "MembersAdded": MEMBER}
+    facts = FACTS | ({"steps": steps[kind]} if kind in steps else {})
     return Event(id="2-0", type=kind, version=version, at_ms=2, data=facts)
 
 
 @pytest.mark.parametrize("kind", sorted(types_in_scripts() - {"RunSubmitted"}))
 def test_every_event_that_a_script_writes_can_be_read_back(kind: str) -> None:
-    before = [SUBMITTED, DEAD] if kind == "DeadLetterDropped" else [SUBMITTED]
+    delegated = [SUBMITTED, known("StepDelegated"), known("MembersAdded")]
+    befores = {"DeadLetterDropped": [SUBMITTED, DEAD], "MembersOpened": delegated, "FanOutJoined": delegated}
+    before = befores.get(kind, [SUBMITTED])
 
     assert fold(RUN, [*before, known(kind)]) != fold(RUN, before)
 

@@ -220,7 +220,7 @@ def test_a_stages_name_has_no_slash(name: str) -> None:
     inner = Pipeline("inner", [one])
 
     for stage in (Stage(one, name=name), Stage(inner, name=name)):
-        assert "a stage's name has no '/'" in refusal(partial(Pipeline, "shop", [stage]))
+        assert "a stage's name has none of /" in refusal(partial(Pipeline, "shop", [stage]))
 
 
 @pytest.mark.parametrize("name", ["", "Shop", "my shop", "shop/a", "9"])

@@ -66,6 +66,11 @@ class Scripts:
         self._postpone = register("postpone")
         self._degrade = register("degrade")
         self._wake = register("wake")
+        self._stage = register("stage")
+        self._delegate = register("delegate")
+        self._join = register("join")
+        self._gather = register("gather")
+        self._left = register("left")
         self._redrive = register("redrive")
         self._drop = register("drop")
         self._lost = register("lost")
@@ -136,10 +141,10 @@ class Scripts:
 
     def fail(
         self, run_id: str, step: str, *, fence: str, reason: str, kind: str, dispatch_ms: int, tokens: int, cost: float
-    ) -> bytes:
+    ) -> Reply:
         """Fail a step and its run."""
         args: list[str | bytes | float] = [step, fence, reason, kind, dispatch_ms, tokens, cost]
-        return cast("bytes", self._fail(keys.of_run(run_id), args))
+        return cast("Reply", self._fail(keys.of_run(run_id), args))
 
     def postpone(
         self,
@@ -170,14 +175,50 @@ class Scripts:
         dispatch_ms: int,
         tokens: int,
         cost: float,
-    ) -> bytes:
+    ) -> Reply:
         """Give a step that failed to another agent."""
         args: list[str | bytes | float] = [step, fence, agent, reason, rung, dispatch_ms, tokens, cost]
-        return cast("bytes", self._degrade(keys.of_run(run_id), args))
+        return cast("Reply", self._degrade(keys.of_run(run_id), args))
 
     def wake(self, run_id: str, step: str, *, turn: bool, dispatch_ms: int, pipe: Pipeline) -> None:
         """Queue on a pipeline that a delayed step becomes ready."""
         self._wake(keys.of_run(run_id), [step, int(turn), dispatch_ms], client=pipe)
+
+    def stage(self, run_id: str, step: str, *, fence: str, values: Sequence[str | bytes], pipe: Pipeline) -> None:
+        """Queue on a pipeline that values are stored which a fan-out's members are to take; 1 where they were."""
+        self._stage([keys.run(run_id), keys.data(run_id)], [step, fence, *values], client=pipe)
+
+    def delegate(  # noqa: PLR0913  one parameter for each key and ARGV
+        self,
+        run_id: str,
+        step: str,
+        *,
+        fence: str,
+        name: str,
+        value: bytes,
+        fan: str,
+        facts: str,
+        dispatch_ms: int,
+        tokens: int,
+        cost: float,
+        chunk: int,
+        members: Sequence[str],
+    ) -> Reply:
+        """Commit a step whose output is work for others."""
+        args: list[str | bytes | float] = [step, fence, name, value, fan, facts, dispatch_ms, tokens, cost, chunk]
+        return cast("Reply", self._delegate(keys.of_run(run_id), [*args, *members]))
+
+    def join(self, run_id: str, fan: str, *, dispatch_ms: int) -> Reply:
+        """Let a fan-out's members come together, where its time is over."""
+        return cast("Reply", self._join(keys.of_run(run_id), [fan, dispatch_ms]))
+
+    def gather(self, run_id: str, *, first: str, limit: int) -> Reply:
+        """Read what members of a fan-out have come to."""
+        return cast("Reply", self._gather([keys.run(run_id), keys.data(run_id)], [first, limit]))
+
+    def left(self, run_id: str, steps: Sequence[str], *, most: int, pipe: Pipeline) -> None:
+        """Queue on a pipeline the reading of what is left of a run to be published."""
+        self._left([keys.run(run_id)], [most, *steps], client=pipe)
 
     def redrive(
         self,
@@ -203,9 +244,9 @@ class Scripts:
         """Settle a waiting gate."""
         return cast("Reply", self._decide(keys.of_run(run_id), [step, choice, by, note, dispatch_ms]))
 
-    def cancel(self, run_id: str, *, status: str, reason: str, by: str, dispatch_ms: int) -> bytes:
+    def cancel(self, run_id: str, *, status: str, reason: str, by: str, dispatch_ms: int) -> Reply:
         """End a run from outside."""
-        return cast("bytes", self._cancel(keys.of_run(run_id), [status, reason, by, dispatch_ms]))
+        return cast("Reply", self._cancel(keys.of_run(run_id), [status, reason, by, dispatch_ms]))
 
     def lost(
         self,
@@ -217,10 +258,10 @@ class Scripts:
         pause_ms: int,
         jitter: float,
         lease_ms: int,
-    ) -> bytes:
+    ) -> Reply:
         """Take a step back whose lease has expired."""
         args: list[str | bytes | float] = [step, max_attempts, dispatch_ms, pause_ms, jitter, lease_ms]
-        return cast("bytes", self._lost(keys.of_run(run_id), args))
+        return cast("Reply", self._lost(keys.of_run(run_id), args))
 
     def redispatch(self, run_id: str, step: str, *, empty: str, dispatch_ms: int, longest_ms: int) -> bytes:
         """Decide whether a ready step's message is lost."""

@@ -26,6 +26,7 @@ local TIME = redis.call('TIME')
 local NOW = TIME[1] * 1000 + math.floor(TIME[2] / 1000)
 local UNDO_MS = 86400000  -- the time in which everything must be undone
 local LONGEST_REASON = 2000
+local READIED = {}  -- steps that this script has made ready, each with its agent: publish them
 
 -- The run's own fields that the scripts read, in one call; an absent run has no status.
 local function run_fields(step)
@@ -55,8 +56,22 @@ local function by_then(step)
   return ID .. '//' .. step
 end
 
-local function emit(type, facts)
-  redis.call('XADD', EVENTS, '*', 'type', type, 'v', 1, 'at', NOW, 'data', cjson.encode(facts))
+-- Likewise of the time that a fan-out has.
+local function joined_by(fan)
+  return ID .. '///' .. fan
+end
+
+-- A reply: what was done, its step, and by turns the steps that are ready now and their agents.
+local function told(what, step)
+  local reply = {what, step or ''}
+  for _, name in ipairs(READIED) do reply[#reply + 1] = name end
+  return reply
+end
+
+-- Facts are a table, or JSON.
+local function emit(kind, facts)
+  local data = type(facts) == 'string' and facts or cjson.encode(facts)
+  redis.call('XADD', EVENTS, '*', 'type', kind, 'v', 1, 'at', NOW, 'data', data)
 end
 
 local function set_status(from, to)
@@ -84,6 +99,8 @@ local function make_ready(step, rec, dispatch_ms)
   end
   save(step, rec)
   redis.call('ZADD', READY, NOW + dispatch_ms, member(step))
+  READIED[#READIED + 1] = step
+  READIED[#READIED + 1] = rec.agent
 end
 
 -- Not before a time: state and a timer, no worker.
@@ -91,6 +108,12 @@ local function make_delayed(step, rec, delay_ms, why)
   rec.status, rec.due_ms, rec.why = 'delayed', NOW + delay_ms, why
   save(step, rec)
   redis.call('ZADD', TIMERS, rec.due_ms, member(step))
+end
+
+-- A run waits as long as one of its steps waits for a person.
+local function waits(by)
+  local count, status = redis.call('HINCRBY', RUN, 'waits', by), redis.call('HGET', RUN, 'status')
+  if status == 'running' or status == 'waiting' then set_status(status, count > 0 and 'waiting' or 'running') end
 end
 
 -- What an attempt has used, added to the step's own account.
@@ -116,7 +139,41 @@ local function keep_values(ttl_ms)
   end
 end
 
--- The steps in the flow's order; what undoes them comes last.
+-- A step that is not done will not be.
+local function close(step, rec)
+  settle(rec)
+  rec.status = 'cancelled'
+  save(step, rec)
+  leave_indexes(step, rec)
+end
+
+local function ended(rec)
+  return rec.status == 'completed' or rec.status == 'failed' or rec.status == 'cancelled'
+end
+
+-- Close what is not done of all steps that a function accepts by name.
+local function close_all(accepts)
+  local fields = redis.call('HGETALL', RUN)
+  for i = 1, #fields, 2 do
+    local step = string.match(fields[i], '^step:(.*)$')
+    if step and accepts(step) then
+      local rec = cjson.decode(fields[i + 1])
+      if not ended(rec) then
+        if rec.status == 'waiting' then waits(-1) end
+        close(step, rec)
+      end
+    end
+    -- Of a fan-out that is not joined its time is of no interest any more.
+    local fan = string.match(fields[i], '^fan:(.*)$')
+    if fan and accepts(fan) then redis.call('ZREM', TIMERS, joined_by(fan)) end
+  end
+end
+
+local function everything()
+  return true
+end
+
+-- The steps in the flow's order, each fan-out's members where they were given out; what undoes them comes last.
 local function in_order()
   return cjson.decode(redis.call('HGET', RUN, 'order'))
 end
@@ -158,22 +215,11 @@ end
 
 -- End the run: close what is unfinished, leave no index entry, let every key expire.
 -- Returns 'undoing' where something has to be undone before: it is ready.
-local function finish(from, to, retention_ms, event, facts, dispatch_ms)
+local function finish(to, retention_ms, event, facts, dispatch_ms)
   if to ~= 'completed' or facts.partial then
-    local fields = redis.call('HGETALL', RUN)
-    for i = 1, #fields, 2 do
-      local step = string.match(fields[i], '^step:(.*)$')
-      if step then
-        local rec = cjson.decode(fields[i + 1])
-        if rec.status ~= 'completed' and rec.status ~= 'failed' and rec.status ~= 'cancelled' then
-          settle(rec)
-          rec.status = 'cancelled'
-          save(step, rec)
-          leave_indexes(step, rec)
-        end
-      end
-    end
+    close_all(everything)
   end
+  local from = redis.call('HGET', RUN, 'status')
   if to ~= 'completed' then
     -- Runs that this one has started end with it; the caretaker sees to it.
     if redis.call('EXISTS', CHILDREN) == 1 then redis.call('ZADD', TIMERS, NOW, by_then('')) end
@@ -204,12 +250,16 @@ end
 local function end_undoing(retention_ms)
   local ending = cjson.decode(redis.call('HGET', RUN, 'ending'))
   local event = ending.status == 'failed' and 'RunFailed' or 'RunCancelled'
-  return finish('undoing', ending.status, retention_ms, event,
+  return finish(ending.status, retention_ms, event,
     {reason = ending.reason, kind = ending.kind, step = ending.step, by = ending.by})
 end
 
--- A step has failed for good, and its run with it. Returns 'failed', or 'undoing': a step is ready that undoes another.
-local function fail_run(from, retention_ms, step, rec, reason, kind, dispatch_ms)
+local member_ended
+
+-- A step has failed for good, and its run with it, or the member of a fan-out that it is part of. Returns 'failed', or
+-- 'undoing': a step is ready that undoes another.
+local function fail_step(retention_ms, step, rec, reason, kind, dispatch_ms)
+  if rec.status == 'waiting' then waits(-1) end
   settle(rec)
   rec.status, rec.reason, rec.ended_ms = 'failed', reason, NOW
   save(step, rec)
@@ -236,19 +286,20 @@ local function fail_run(from, retention_ms, step, rec, reason, kind, dispatch_ms
     return 'failed'
   end
   emit('StepFailed', facts)
+  if rec.fan then return member_ended(retention_ms, step, rec, 'failed', nil, reason, false, dispatch_ms) end
   facts = {reason = step .. ': ' .. reason, kind = kind, step = step}
-  if finish(from, 'failed', retention_ms, 'RunFailed', facts, dispatch_ms) == 'undoing' then return 'undoing' end
+  if finish('failed', retention_ms, 'RunFailed', facts, dispatch_ms) == 'undoing' then return 'undoing' end
   return 'failed'
 end
 
 -- The step's output is in: what follows becomes ready, or the run is completed. Returns the reply to the caller.
-local function complete(status, retention_ms, step, rec, dispatch_ms)
+local function complete(retention_ms, step, rec, accepted, dispatch_ms)
   settle(rec)
   rec.status, rec.ended_ms = 'completed', NOW
   save(step, rec)
   if rec.until_ms then redis.call('ZREM', TIMERS, by_then(step)) end
   emit('StepCompleted', {step = step, output = rec.output, tokens = rec.tokens, cost = rec.cost,
-                         reason = rec.degraded and rec.reason or nil})
+                         reason = rec.degraded and rec.reason or nil, accepted = accepted or nil})
   if rec.undoes then
     local done = load(rec.undoes)
     done.undone = true
@@ -258,14 +309,101 @@ local function complete(status, retention_ms, step, rec, dispatch_ms)
     local following = load(rec.next)
     if not rec.undoes then following.input = rec.output end
     make_ready(rec.next, following, dispatch_ms)
-    return {'next', rec.next}
+    return told('next', rec.next)
   end
   if rec.undoes then
     end_undoing(retention_ms)
+  elseif rec.fan then
+    local outcome = rec.degraded and 'degraded' or 'ok'
+    member_ended(retention_ms, step, rec, outcome, rec.output, nil, accepted, dispatch_ms)
+    return told('joins', rec.fan)
   else
-    finish(status, 'completed', retention_ms, 'RunCompleted', {output = rec.output})
+    finish('completed', retention_ms, 'RunCompleted', {output = rec.output})
   end
-  return {'finished', ''}
+  return told('finished')
+end
+
+local function load_fan(name)
+  return cjson.decode(redis.call('HGET', RUN, 'fan:' .. name))
+end
+
+local function save_fan(name, fan)
+  redis.call('HSET', RUN, 'fan:' .. name, cjson.encode(fan))
+end
+
+-- Let members begin that wait for their place.
+local function open_members(fan, dispatch_ms)
+  while fan.head and fan.opened - fan.ended < fan.width do
+    local name = fan.head
+    local rec = load(name)
+    fan.head = rec.after
+    if rec.status == 'pending' then
+      fan.opened = fan.opened + 1
+      make_ready(name, rec, dispatch_ms)
+    end
+  end
+end
+
+-- What the fan-out has come to, if it has: met | accepted | missed, and why.
+local function verdict_of(fan)
+  if fan.accept then
+    return fan.ended >= fan.size and 'missed' or nil, 'no answer was acceptable'
+  end
+  local has = fan.share and fan.good_weight or fan.good
+  if has >= fan.need then return 'met' end
+  local best = fan.share and fan.weight - fan.bad_weight or fan.size - fan.failed
+  if fan.ended >= fan.size or (fan.otherwise == 'fail' and best < fan.need) then
+    return 'missed', fan.failed .. ' of ' .. fan.size .. ' assignments failed'
+  end
+end
+
+-- The members of a fan-out come together: those that have not ended are late, and the step that joins them is ready;
+-- or it fails, where they did not give what it takes.
+local function join(retention_ms, name, fan, verdict, why, dispatch_ms)
+  local late = fan.size - fan.ended
+  fan.verdict, fan.why, fan.head = verdict, why, nil
+  if fan.failed > 0 and verdict ~= 'accepted' or verdict == 'missed' or verdict == 'overdue' then fan.degraded = true end
+  if fan.until_ms then redis.call('ZREM', TIMERS, joined_by(name)) end
+  save_fan(name, fan)
+  emit('FanOutJoined', {fan = name, verdict = verdict, why = why, late = late})
+  if late > 0 then
+    -- The names of members, and of all within them, have a # in the path segment after the fan-out's own path.
+    local path = string.match(name, '^(.*/)') or ''
+    close_all(function(step)
+      return string.sub(step, 1, #path) == path and string.find(string.match(step, '^[^/]*', #path + 1), '#', 1, true)
+    end)
+  end
+  local rec = load(name)
+  if fan.otherwise == 'fail' and (verdict == 'missed' or verdict == 'overdue') then
+    return fail_step(retention_ms, name, rec, why, verdict == 'overdue' and 'deadline' or 'failed', dispatch_ms)
+  end
+  rec.input = 'fan:' .. name
+  make_ready(name, rec, dispatch_ms)
+  return 'failed'
+end
+
+-- A member of a fan-out has ended: count it, let the next begin, or join. Returns what `fail_step` does.
+member_ended = function(retention_ms, step, rec, outcome, answer, fault, accepted, dispatch_ms)
+  local name, fan = rec.fan, load_fan(rec.fan)
+  local first = rec.member == step and rec or load(rec.member)
+  first.outcome, first.answer, first.fault = outcome, answer, fault
+  save(rec.member, first)
+  fan.ended = fan.ended + 1
+  if outcome == 'failed' then
+    fan.failed, fan.bad_weight = fan.failed + 1, fan.bad_weight + (first.weight or 1000)
+    if first ~= rec or rec.next then
+      local within = string.match(rec.member, '^.*#%d+/')
+      close_all(function(other) return string.sub(other, 1, #within) == within end)
+    end
+  else
+    fan.good, fan.good_weight = fan.good + 1, fan.good_weight + (first.weight or 1000)
+  end
+  local verdict, why = verdict_of(fan)
+  if accepted then verdict, why = 'accepted', nil end
+  if verdict then return join(retention_ms, name, fan, verdict, why, dispatch_ms) end
+  open_members(fan, dispatch_ms)
+  save_fan(name, fan)
+  return 'failed'
 end
 
 -- Another agent takes the step: of a gate what its gate's first step took, else what the step itself took.

@@ -9,6 +9,7 @@ Returns   {'execute', step JSON, input, draft, flow, tenant, tags JSON, deadline
           | {'gone'} no such run or step | {'closed'} the run, or the one it is a child of, has ended
           | {'done'} the step is completed | {'held'} another attempt has the lease | {'early'} the step is not ready yet
           | {'moved'} to another agent | {'late'} its time has passed
+          The input of a step that joins a fan-out is what the boss took; what its members gave is read by `gather`.
 Atomic    state, lease, fence and event together: a second delivery between them would execute too
 ]]
 local step, nonce = ARGV[1], ARGV[2]
@@ -39,13 +40,14 @@ if not again then
   end
   save(step, rec)
   emit('StepStarted', {step = step, attempt = rec.attempt, begins = rec.begins, fence = rec.fence, worker = ARGV[4]})
-  if status ~= 'undoing' then set_status(status, 'running') end
+  if status == 'queued' then set_status(status, 'running') end
   redis.call('ZREM', READY, member(step))
 end
 redis.call('ZADD', LEASES, NOW + tonumber(ARGV[3]), member(step))
 local run = redis.call('HMGET', RUN, 'flow', 'tenant', 'tags', 'dead_ms', 'budgets')
 local keep_ms = math.max(retention_ms, tonumber(run[4] or 0))
-local input = redis.call('HGET', DATA, rec.input)
+local fan = string.match(rec.input, '^fan:(.*)$')
+local input = redis.call('HGET', DATA, fan and load_fan(fan).task or rec.input)
 local draft = rec.draft and redis.call('HGET', DATA, rec.draft) or ''
 return {'execute', cjson.encode(rec), input, draft, run[1], run[2], run[3], deadline_ms, NOW, keep_ms,
         priority, run[5] or '[]'}

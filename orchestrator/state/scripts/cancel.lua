@@ -4,18 +4,20 @@ ARGV[1]   status   string  cancelled, or failed where the deadline has passed
 ARGV[2]   reason   string
 ARGV[3]   by       string  who asked; empty for the deadline's timer, which must then be due
 ARGV[4]   dispatch_ms int  > 0
-Returns   'cancelled' | 'undoing' a step is ready that undoes another: publish it | 'early' the deadline has not passed | 'closed' the run has ended, or is being undone | 'gone' there is no such run
+Returns   {'cancelled', ''} | {'undoing', '', step, agent} it undoes another: publish it
+          | {'early', ''} the deadline has not passed | {'closed', ''} the run has ended, or is being undone
+          | {'gone', ''} there is no such run
 Atomic    the run's end and its index entries together; a step that begins or commits later finds it closed
 ]]
 local v = redis.call('HMGET', RUN, 'status', 'deadline_ms', 'retention_ms')
 if not v[1] then
   redis.call('ZREM', TIMERS, ID)
-  return 'gone'
+  return told('gone')
 end
-if not live(v[1]) then return 'closed' end
-local ended
+if not live(v[1]) then return told('closed') end
+local done
 if ARGV[1] == 'failed' then
-  if tonumber(v[2]) > NOW then return 'early' end
+  if tonumber(v[2]) > NOW then return told('early') end
   local facts = {reason = ARGV[2], kind = 'deadline'}
   if v[1] == 'undoing' then
     -- Why it was undone is still what people want to know.
@@ -23,9 +25,9 @@ if ARGV[1] == 'failed' then
     local before = (ending.reason or '') == '' and '' or ending.reason .. '; '
     facts = {reason = before .. 'not everything is undone in time', kind = 'undo', step = ending.step}
   end
-  ended = finish(v[1], 'failed', tonumber(v[3]), 'RunFailed', facts, tonumber(ARGV[4]))
+  done = finish('failed', tonumber(v[3]), 'RunFailed', facts, tonumber(ARGV[4]))
 else
-  if v[1] == 'undoing' then return 'closed' end
-  ended = finish(v[1], 'cancelled', tonumber(v[3]), 'RunCancelled', {reason = ARGV[2], by = ARGV[3]}, tonumber(ARGV[4]))
+  if v[1] == 'undoing' then return told('closed') end
+  done = finish('cancelled', tonumber(v[3]), 'RunCancelled', {reason = ARGV[2], by = ARGV[3]}, tonumber(ARGV[4]))
 end
-return ended == 'undoing' and 'undoing' or 'cancelled'
+return told(done == 'undoing' and 'undoing' or 'cancelled')

@@ -4,26 +4,43 @@ ARGV[1]   step     string
 ARGV[2]   fence    string  from begin
 ARGV[3]   name     string  the output's name, unique to the attempt
 ARGV[4]   output   string  JSON, or its claim check
-ARGV[5]   verdict  string  complete | partial | revise | fallback | wait
-ARGV[6]   details  JSON    complete: reason, where the output is a degraded one; partial: reason; revise: feedback;
+ARGV[5]   verdict  string  complete | answer | partial | revise | fallback | wait
+ARGV[6]   details  JSON    complete, answer: reason, where the output is a degraded one, and accepted, where no other member
+                           of its fan-out is needed any more; partial: reason; revise: feedback;
                            fallback: agent, reason; wait: question, timeout_ms, default, fallback
 ARGV[7]   dispatch_ms int  > 0
 ARGV[8]   tokens   int     used by the attempt
 ARGV[9]   cost     number  likewise
-Returns   {'next', step} | {'finished', ''} | {'again', step} | {'waiting', ''}
-          | {'stale'} the step is another's | {'closed'} the run has ended; nothing was written
+Returns   {'next', step, ready...} | {'joins', fan, ready...} a member of that fan-out is done | {'finished', ''}
+          | {'again', step, ready...} | {'waiting', ''} | {'late', ''} recorded; the members came together without it
+          | {'stale', ''} the step is another's | {'closed', ''} the run has ended; nothing was written.
+          ready: steps to be published, by turns with their agents
 Atomic    fence, output, event and what follows together: a death between them would lose or double a step
 ]]
 local step, fence, verdict, dispatch_ms = ARGV[1], ARGV[2], ARGV[5], tonumber(ARGV[7])
 local status, _, retention_ms, _, rec = run_fields(step)
-if not status or not rec then return {'closed'} end
+if not status or not rec then return told('closed') end
 if not live(status) or rec.status ~= 'running' or rec.fence ~= fence then
-  if redis.call('HGET', DATA, ARGV[3]) ~= ARGV[4] then return {live(status) and 'stale' or 'closed'} end
+  if redis.call('HGET', DATA, ARGV[3]) ~= ARGV[4] then
+    if not live(status) then return told('closed') end
+    if rec.status ~= 'cancelled' or not rec.fan or rec.fence ~= fence then
+      return told(rec.status == 'cancelled' and 'closed' or 'stale')
+    end
+    -- The members came together without it: what it gave is kept for people to read, and counts for nothing.
+    redis.call('HSET', DATA, ARGV[3], ARGV[4])
+    rec.output = ARGV[3]
+    spend(rec, ARGV[8], ARGV[9])
+    save(step, rec)
+    emit('StepLate', {step = step, output = rec.output, tokens = rec.tokens, cost = rec.cost})
+    return told('late')
+  end
+  if rec.status == 'cancelled' and rec.fan then return told('late') end
   -- The reply to this very commit was lost and the caller asks again: told `stale`, it would drop what is recorded.
-  if verdict == 'wait' then return {'waiting', ''} end
-  if verdict == 'partial' and not rec.undoes then return {'finished', ''} end
-  if verdict ~= 'complete' and verdict ~= 'partial' then return {'again', rec.start or step} end
-  return rec.next and {'next', rec.next} or {'finished', ''}
+  if verdict == 'wait' then return told('waiting') end
+  if verdict == 'partial' and not rec.undoes then return told('finished') end
+  if verdict == 'answer' then rec = load(rec.next) end
+  if verdict ~= 'complete' and verdict ~= 'answer' and verdict ~= 'partial' then return told('again', rec.start or step) end
+  return rec.next and told('next', rec.next) or told(rec.fan and 'joins' or 'finished', rec.fan)
 end
 local details = cjson.decode(ARGV[6])
 redis.call('HSET', DATA, ARGV[3], ARGV[4])
@@ -32,12 +49,24 @@ rec.output = ARGV[3]
 spend(rec, ARGV[8], ARGV[9])
 if verdict == 'complete' then
   if details.reason then rec.degraded, rec.reason = true, details.reason end
-  return complete(status, retention_ms, step, rec, dispatch_ms)
-elseif verdict == 'partial' and rec.undoes then
-  -- Half undone is not undone, and no reason for the run to be completed.
+  return complete(retention_ms, step, rec, details.accepted, dispatch_ms)
+elseif verdict == 'answer' then
+  -- Nothing is to be done by others: the step where their work would come together gives what this one gave.
+  if details.reason then rec.degraded, rec.reason = true, details.reason end
+  settle(rec)
+  rec.status, rec.ended_ms = 'completed', NOW
+  save(step, rec)
+  if rec.until_ms then redis.call('ZREM', TIMERS, by_then(step)) end
+  emit('StepCompleted', {step = step, output = rec.output, tokens = rec.tokens, cost = rec.cost,
+                         reason = rec.degraded and rec.reason or nil, answers = true})
+  local joins = load(rec.next)
+  joins.output = rec.output
+  return complete(retention_ms, rec.next, joins, details.accepted, dispatch_ms)
+elseif verdict == 'partial' and (rec.undoes or rec.fan) then
+  -- Half undone is not undone, and no reason for the run to be completed; nor is a member's part the run's.
   rec.output = nil
-  fail_run(status, retention_ms, step, rec, details.reason, nil, dispatch_ms)
-  return rec.next and {'next', rec.next} or {'finished', ''}
+  fail_step(retention_ms, step, rec, details.reason, nil, dispatch_ms)
+  return rec.undoes and rec.next and told('next', rec.next) or told(rec.fan and 'joins' or 'finished', rec.fan)
 elseif verdict == 'partial' then
   -- The run ends with what it has: an output of an earlier step, which the flow's type does not fit.
   settle(rec)
@@ -45,8 +74,8 @@ elseif verdict == 'partial' then
   save(step, rec)
   leave_indexes(step, rec)
   emit('StepCompleted', {step = step, output = rec.output, tokens = rec.tokens, cost = rec.cost, reason = rec.reason, partial = true})
-  finish(status, 'completed', retention_ms, 'RunCompleted', {output = rec.output, partial = true})
-  return {'finished', ''}
+  finish('completed', retention_ms, 'RunCompleted', {output = rec.output, partial = true})
+  return told('finished')
 elseif verdict == 'wait' then
   rec.status = 'waiting'
   rec.waiting = {question = details.question, until_ms = NOW + details.timeout_ms,
@@ -54,11 +83,11 @@ elseif verdict == 'wait' then
   save(step, rec)
   redis.call('ZADD', TIMERS, rec.waiting.until_ms, member(step))
   emit('StepWaiting', {step = step, output = rec.output, waiting = rec.waiting, tokens = rec.tokens, cost = rec.cost})
-  set_status(status, 'waiting')
-  return {'waiting', ''}
+  waits(1)
+  return told('waiting')
 elseif verdict == 'fallback' then
   fall_back(step, rec, details.agent, details.reason, load(rec.start or step).input, dispatch_ms)
-  return {'again', step}
+  return told('again', step)
 end
 -- revise: from the gate's start to the gated step, everything runs again; the first one gets the feedback.
 local first = rec.start or step
@@ -90,4 +119,4 @@ while true do
   if name == step then break end
   name = back.next
 end
-return {'again', first}
+return told('again', first)

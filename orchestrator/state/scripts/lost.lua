@@ -6,18 +6,20 @@ ARGV[3]   dispatch_ms  int > 0
 ARGV[4]   pause_ms int     > 0, before the third begin; doubled for each further one
 ARGV[5]   jitter   number  0 to 1, random: how much of the upper half of the pause
 ARGV[6]   lease_ms int     > 0
-Returns   'ready' publish it | 'delayed' its timer will | 'failed' | 'undoing' a step is ready that undoes another
-          | 'held' the lease is alive | 'closed' nothing to do
+Returns   {'ready', step, ready...} | {'delayed', step} its timer will publish it | {'failed', '', ready...}
+          | {'undoing', '', ready...} a step is ready that undoes another
+          | {'held', ''} the lease is alive | {'closed', ''} nothing to do.
+          ready: steps to be published, by turns with their agents
 Atomic    expiry and state together: between them the holder may renew or commit
 ]]
 local step = ARGV[1]
 local status, _, retention_ms, _, rec = run_fields(step)
 if not status or not rec or not live(status) or rec.status ~= 'running' then
   redis.call('ZREM', LEASES, member(step))
-  return 'closed'
+  return told('closed')
 end
 local expiry = redis.call('ZSCORE', LEASES, member(step))
-if expiry and tonumber(expiry) > NOW then return 'held' end
+if expiry and tonumber(expiry) > NOW then return told('held') end
 redis.call('ZREM', LEASES, member(step))
 rec.losses = (rec.losses or 0) + 1
 -- What kills its worker does so soon, as a rule: one whose lease had been renewed may have been a bystander. So may any
@@ -27,17 +29,17 @@ local renewed = expiry and tonumber(expiry) > rec.started_ms + 1.1 * tonumber(AR
 rec.strikes = (rec.strikes or 0) + ((renewed or rec.losses == 2) and 1 or 2)
 if rec.strikes >= 2 * tonumber(ARGV[2]) - 1 then
   local reason = 'begun ' .. rec.losses .. ' times and never finished; last on ' .. rec.worker
-  return fail_run(status, retention_ms, step, rec, reason, 'poison', tonumber(ARGV[3]))
+  return told(fail_step(retention_ms, step, rec, reason, 'poison', tonumber(ARGV[3])))
 end
 local facts = {step = step, attempt = rec.attempt, worker = rec.worker, losses = rec.losses, strikes = rec.strikes}
 if rec.losses == 1 then
   emit('StepLost', facts)
   make_ready(step, rec, tonumber(ARGV[3]))
-  return 'ready'
+  return told('ready', step)
 end
 -- One that kills its worker shall not kill them as fast as they come back.
 local pause_ms = math.min(tonumber(ARGV[4]) * 2 ^ (rec.losses - 2), 60000)
 make_delayed(step, rec, math.floor(pause_ms * (1 + tonumber(ARGV[5])) / 2), 'its worker was lost ' .. rec.losses .. ' times')
 facts.due_ms, facts.why = rec.due_ms, rec.why
 emit('StepLost', facts)
-return 'delayed'
+return told('delayed', step)

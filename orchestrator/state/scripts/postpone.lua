@@ -14,7 +14,7 @@ Atomic    fence, state and timer together: a death between them would leave neit
 ]]
 local step, delay_ms, total_ms = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[6])
 local status, deadline_ms, _, _, rec = run_fields(step)
-if not status or not rec or not live(status) then return 'closed' end
+if not status or not rec or not live(status) or rec.status == 'cancelled' then return 'closed' end
 if rec.status == 'delayed' and rec.fence == ARGV[2] then return 'delayed' end
 if rec.status ~= 'running' or rec.fence ~= ARGV[2] then return 'stale' end
 local due_ms = NOW + delay_ms

@@ -7,70 +7,163 @@ ARGV[4]   agent    string  who is to take that step, or empty: its own
 ARGV[5]   deadline_ms int  > 0, from now
 ARGV[6]   by       string  who
 ARGV[7]   dispatch_ms int  > 0
-Returns   {'redriven', step} | {'not failed', ''} | {'no step', step} | {'no input', step} nothing before it gave one
-          | {'gone', ''}; nothing was written
+Returns   {'redriven', step, ready...} | {'not failed', ''} | {'no step', step} | {'member', fan} it goes with its fan-out
+          | {'no input', step} nothing before it gave one | {'gone', ''}; nothing was written.
+          ready: steps to be published, by turns with their agents
 Atomic    the run's end is taken back with all that follows from it
 ]]
 local first, agent, dispatch_ms = ARGV[1], ARGV[4], tonumber(ARGV[7])
-local status = redis.call('HGET', RUN, 'status')
-if not status then return {'gone', ''} end
-if status ~= 'failed' then return {'not failed', ''} end
-local order, steps = {}, {}
+local found = redis.call('HMGET', RUN, 'status', 'retention_ms')
+if not found[1] then return told('gone') end
+if found[1] ~= 'failed' then return told('not failed') end
+-- The flow's own steps; those of fan-outs by the path of the step where they come together; steps that were to undo.
+local order, steps, inner, joins, undoing = {}, {}, {}, {}, {}
 for _, name in ipairs(in_order()) do
   local rec = load(name)
-  if not rec.undoes then
-    order[#order + 1], steps[name] = name, rec
-    if first == '' and (rec.status ~= 'completed' or rec.undone) then first = name end
+  steps[name] = rec
+  if rec.undoes then
+    undoing[#undoing + 1] = name
+  elseif rec.fan then
+    local path = string.match(name, '^([^#]-)[^/#]*#')
+    inner[path] = inner[path] or {}
+    table.insert(inner[path], name)
+  else
+    order[#order + 1] = name
+    if rec.joins then joins[string.match(name, '^(.*/)') or ''] = name end
   end
 end
-if not steps[first] then return {'no step', first} end
-if ARGV[2] == '' and not steps[first].input then return {'no input', first} end
+local broken = {}  -- fan-outs of which something was undone
+for path, names in pairs(inner) do
+  for _, name in ipairs(names) do
+    if steps[name].undone then broken[joins[path]] = true end
+  end
+end
+local function done(name)
+  return steps[name].status == 'completed' and not steps[name].undone and not broken[name]
+end
+if first == '' then
+  for _, name in ipairs(order) do
+    if not done(name) then first = name break end
+  end
+end
+if not steps[first] or steps[first].undoes then return told('no step', first) end
+if steps[first].fan then return told('member', joins[string.match(first, '^([^#]-)[^/#]*#')]) end
+-- A fan-out whose members did not give what it takes goes on with those that are not done.
+local fan = steps[first].joins and redis.call('HGET', RUN, 'fan:' .. first)
+fan = fan and cjson.decode(fan)
+local reopens = ARGV[2] == '' and fan and fan.task and
+  (broken[first] or not fan.verdict or (fan.otherwise == 'fail' and (fan.verdict == 'missed' or fan.verdict == 'overdue')))
+if ARGV[2] == '' and not reopens and not steps[first].input then return told('no input', first) end
 -- What was undone before the step has to be done again before it.
 for _, name in ipairs(order) do
   if name == first then break end
-  if steps[name].undone or steps[name].status ~= 'completed' then
-    if ARGV[2] == '' then return {'no input', first} end
+  if not done(name) then
+    if ARGV[2] == '' then return told('no input', first) end
     break
   end
 end
-for _, name in ipairs(in_order()) do
-  if not steps[name] then
-    local output = load(name).output
-    if output then redis.call('HDEL', DATA, output) end
-    redis.call('HDEL', RUN, 'step:' .. name)
-  end
+local reset, revised, dropped, fans, kept = {}, {}, {}, {}, {}
+local function forget(name)
+  dropped[#dropped + 1] = name
+  redis.call('HDEL', RUN, 'step:' .. name)
 end
-redis.call('HSET', RUN, 'order', cjson.encode(order))
-local deadline_ms, reset, revised, after = NOW + tonumber(ARGV[5]), {}, {}, false
-for _, name in ipairs(order) do
+local function again(name, anew, keeps_input)
   local rec = steps[name]
+  reset[#reset + 1] = name
+  -- What `once` recorded belongs to what was done: it is of no use to what is done anew, or with what is.
+  if rec.status == 'completed' or anew then
+    rec.revision = (rec.revision or 0) + 1
+    revised[#revised + 1] = name
+  end
+  settle(rec)
+  if rec.instead_of then rec.agent, rec.instead_of = rec.instead_of, nil end
+  rec.status, rec.attempt, rec.losses, rec.strikes = 'pending', 0, nil, nil
+  rec.output, rec.draft, rec.reason, rec.degraded, rec.undone, rec.rung = nil, nil, nil, nil, nil, nil
+  rec.ended_ms, rec.first_ms, rec.until_ms, rec.decision, rec.sent_back = nil, nil, nil, nil, nil
+  rec.outcome, rec.answer, rec.fault = nil, nil, nil
+  if not keeps_input then rec.input = nil end
+  save(name, rec)
+end
+for _, name in ipairs(undoing) do
+  local output = steps[name].output
+  if output then redis.call('HDEL', DATA, output) end
+  redis.call('HDEL', RUN, 'step:' .. name)
+end
+local after = false
+for _, name in ipairs(order) do
   if name == first then after = true end
+  kept[#kept + 1] = name
+  local path = steps[name].joins and (string.match(name, '^(.*/)') or '')
+  local within = path and inner[path] or {}
+  if after and path and not (name == first) then
+    -- Its work will be given out anew. Names are not given twice: services outside know them.
+    local old = redis.call('HGET', RUN, 'fan:' .. name)
+    if old then
+      fans[name] = {total = cjson.decode(old).total}
+      for _, each in ipairs(within) do forget(each) end
+    end
+    within = {}
+  end
   if after then
     local changed = name == first and (ARGV[2] ~= '' or agent ~= '')
-    reset[#reset + 1] = name
-    -- What `once` recorded belongs to what was done: it is of no use to what is done anew, or with what is.
-    if rec.status == 'completed' or changed or (name ~= first and (rec.begins or 0) > 0) then
-      rec.revision = (rec.revision or 0) + 1
-      revised[#revised + 1] = name
-    end
-    settle(rec)
-    if rec.instead_of then rec.agent, rec.instead_of = rec.instead_of, nil end
-    rec.status, rec.attempt, rec.losses, rec.strikes = 'pending', 0, nil, nil
-    rec.output, rec.draft, rec.reason, rec.degraded, rec.undone, rec.rung = nil, nil, nil, nil, nil, nil
-    rec.ended_ms, rec.first_ms, rec.until_ms, rec.decision, rec.sent_back = nil, nil, nil, nil, nil
-    if name ~= first then rec.input = nil end
-    save(name, rec)
+    again(name, changed or (name ~= first and (steps[name].begins or 0) > 0), name == first)
   end
+  if name == first and reopens then
+    local undone = {}
+    for _, each in ipairs(within) do
+      if steps[each].undone then undone[string.match(each, '^.-#%d+')] = true end
+    end
+    fan.verdict, fan.why, fan.degraded, fan.head = nil, nil, nil, nil
+    fan.good, fan.good_weight, fan.failed, fan.bad_weight, fan.ended = 0, 0, 0, 0, 0
+    local redone, entry = {}, fan.first
+    while entry do
+      local rec, root = steps[entry], string.match(entry, '^' .. (string.gsub(path, '%p', '%%%0')) .. '[^/]*')
+      if rec.round == fan.round then
+        local weight = rec.weight or 1000
+        fan.head = fan.head or entry
+        if not rec.input then  -- refused when it was given out
+          fan.failed, fan.bad_weight, fan.ended = fan.failed + 1, fan.bad_weight + weight, fan.ended + 1
+        elseif (rec.outcome == 'ok' or rec.outcome == 'degraded') and not undone[root] then
+          fan.good, fan.good_weight, fan.ended = fan.good + 1, fan.good_weight + weight, fan.ended + 1
+        else
+          redone[root] = entry
+        end
+      end
+      entry = rec.after
+    end
+    fan.opened = fan.ended
+    fan.until_ms = fan.within_ms and NOW + fan.within_ms or nil
+    local remaining = {}
+    for _, each in ipairs(within) do
+      local root = string.match(each, '^' .. (string.gsub(path, '%p', '%%%0')) .. '[^/]*')
+      if not redone[root] then
+        remaining[#remaining + 1] = each
+      elseif string.find(each, '#', #root + 1, true) then
+        forget(each)  -- a member's own fan-out is given out anew
+      else
+        remaining[#remaining + 1] = each
+        again(each, each ~= redone[root] and (steps[each].begins or 0) > 0, each == redone[root])
+        local own = steps[each].joins and redis.call('HGET', RUN, 'fan:' .. each)
+        if own then fans[each] = {total = cjson.decode(own).total} end
+      end
+    end
+    within = remaining
+    fans[first] = fan
+  end
+  for _, each in ipairs(within) do kept[#kept + 1] = each end
 end
-local rec = load(first)
+redis.call('HSET', RUN, 'order', cjson.encode(kept))
+for name, each in pairs(fans) do save_fan(name, each) end
+local rec = steps[first]
 if ARGV[2] ~= '' then
   redis.call('HSET', DATA, ARGV[2], ARGV[3])
   rec.input = ARGV[2]
 end
 if agent ~= '' then rec.agent = agent end
 for _, key in ipairs({RUN, DATA, EVENTS, CHILDREN}) do redis.call('PERSIST', key) end
-local kept = redis.call('HMGET', RUN, 'retention_ms', 'dead_ms')
-keep_values(tonumber(ARGV[5]) + math.max(tonumber(kept[1]), tonumber(kept[2] or 0)))
+local deadline_ms = NOW + tonumber(ARGV[5])
+local times = redis.call('HMGET', RUN, 'retention_ms', 'dead_ms')
+keep_values(tonumber(ARGV[5]) + math.max(tonumber(times[1]), tonumber(times[2] or 0)))
 redis.call('HDEL', RUN, 'ended_ms', 'reason', 'failure', 'output', 'partial')
 redis.call('HSET', RUN, 'deadline_ms', deadline_ms)
 redis.call('ZREM', DEAD, ID)
@@ -78,7 +171,22 @@ set_status('failed', 'running')
 redis.call('ZADD', TIMERS, deadline_ms, ID)
 -- Its children are to be ended no more: those that it submits from now on would be, too.
 redis.call('ZREM', TIMERS, by_then(''))
+if reopens then rec.input = nil end
 emit('RunRedriven', {step = first, input = rec.input, agent = rec.agent, deadline_ms = deadline_ms, by = ARGV[6],
-                     reset = reset, revised = revised})
-make_ready(first, rec, dispatch_ms)
-return {'redriven', first}
+                     reset = reset, revised = revised, dropped = #dropped > 0 and dropped or nil, order = next(inner) and kept or nil,
+                     fans = next(fans) and fans or nil, reopens = reopens and true or nil})
+if not reopens then
+  make_ready(first, rec, dispatch_ms)
+  return told('redriven', first)
+end
+save(first, rec)
+if fan.until_ms then redis.call('ZADD', TIMERS, fan.until_ms, joined_by(first)) end
+local verdict, why = verdict_of(fan)
+if verdict then
+  join(tonumber(found[2]), first, fan, verdict, why, dispatch_ms)
+else
+  open_members(fan, dispatch_ms)
+  save_fan(first, fan)
+  emit('MembersOpened', {fan = first})
+end
+return told('redriven', first)

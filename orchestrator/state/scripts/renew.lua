@@ -3,7 +3,7 @@ KEYS[1]    leases    zset    {sNN}:leases
 KEYS[2..]  run       hash    {sNN}:run:<id>, for each step
 ARGV[1]    lease_ms  int     > 0
 ARGV[2..]  held      string  step and fence, by turns
-Returns    for each step: 'renewed' | 'stale' the step is another's or done | 'closed' the run has ended
+Returns    for each step: 'renewed' | 'stale' the step is another's or done | 'closed' the run has ended, or goes on without the step
 Atomic     check and expiry together: between them a step may be lost and begun by another
 ]]
 local TIME = redis.call('TIME')
@@ -21,7 +21,7 @@ for i = 2, #KEYS do
       redis.call('ZADD', KEYS[1], 'XX', UNTIL, string.match(KEYS[i], '([^:]+)$') .. '/' .. step)
       replies[i - 1] = 'renewed'
     else
-      replies[i - 1] = 'stale'
+      replies[i - 1] = rec.status == 'cancelled' and 'closed' or 'stale'
     end
   end
 end

@@ -53,7 +53,7 @@ if ARGV[7] ~= '' then
   redis.call('SET', KEYS[17], ID .. ' ' .. ARGV[7], 'PX', deadline_ms + math.max(retention_ms, facts.dead_ms))
 end
 if ARGV[6] ~= '' then
-  finish('queued', 'failed', retention_ms, 'RunFailed', {reason = ARGV[6]})
+  finish('failed', retention_ms, 'RunFailed', {reason = ARGV[6]})
   return {'created', ID}
 end
 redis.call('HSET', DATA, 'input', ARGV[2])

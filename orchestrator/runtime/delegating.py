@@ -1,0 +1,123 @@
+"""A boss's plan on its way to the specialists, and their results on the way to what puts them together."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.patterns.delegation import THOUSAND, Plan
+from orchestrator.patterns.flow import flows, locate, within
+from orchestrator.patterns.hierarchy import Hierarchy
+from orchestrator.runtime.attempt import AttemptFailed, Delegated, Judged
+
+if TYPE_CHECKING:
+    from orchestrator.messages import StepState
+    from orchestrator.runtime.attempt import Attempt
+    from orchestrator.runtime.process import WorkerProcess
+    from orchestrator.state.runs import Begun
+
+
+def hierarchy_of(flow: str, step: str) -> Hierarchy:
+    """
+    Return the hierarchy that a boss's or a synthesiser's step belongs to.
+
+    Raises:
+        AttemptFailed: this worker does not know it.
+    """
+    try:
+        planned, name = locate(flows()[flow], step)
+        found = within(planned, name.split("/")[:-1])
+    except LookupError:
+        found = None
+    if not isinstance(found, Hierarchy):
+        why = f"this worker does not know flow {flow!r} with a hierarchy here; add its module to CELERIAC_AGENTS"
+        raise AttemptFailed(why, judged=True)
+    return found
+
+
+def delegation(attempt: Attempt, plan: Plan, value: bytes) -> Judged:
+    """
+    Compile a plan.
+
+    Args:
+        attempt: whose output it is.
+        plan: the output; `value`: the same as JSON.
+
+    Raises:
+        AttemptFailed: it cannot be followed.
+    """
+    begun = attempt.begun
+    step = begun.step
+    if not (step.delegates or step.joins):
+        why = f"agent {attempt.agent.name!r} returned a Plan; only a hierarchy's boss and synthesiser give work out"
+        raise AttemptFailed(why, final=True)
+    fan = step.name if step.joins else step.next or ""
+    hierarchy = hierarchy_of(begun.flow, step.name)
+    known = attempt.process.fan_outs.load(begun.run_id, fan)
+    number = known.round + 1 if known is not None and step.joins else 1
+    if number > hierarchy.max_rounds:
+        why = f"it gave work out in round {number}, and the hierarchy has max_rounds={hierarchy.max_rounds}"
+        raise AttemptFailed(why, final=True)
+    try:
+        members = hierarchy.members(plan, fan=fan, start=known.total if known else 0, number=number)
+    except ValueError as error:
+        raise AttemptFailed(f"its plan has {error}", final=True) from None
+    return Judged(value, "delegate", delegated=Delegated(fan, members, hierarchy.terms(members), _summary(plan)))
+
+
+def _summary(plan: Plan) -> bytes:
+    """Return a plan as it is kept: what the assignments take is kept with their steps."""
+    left_out = {"assignments": {"__all__": {"input"}}}
+    return plan.model_dump_json(exclude=left_out, exclude_defaults=True).encode()
+
+
+def gathered(process: WorkerProcess, begun: Begun) -> Begun:
+    """
+    Return the execution of a step that joins a fan-out with what came of it as its input.
+
+    Raises:
+        WrongState: an answer's claim check leads nowhere.
+        AttemptFailed: this worker does not know the flow.
+    """
+    if begun.step.input != f"fan:{begun.step.name}":
+        return begun
+    fan = process.fan_outs.load(begun.run_id, begun.step.name)
+    if fan is None:
+        return begun
+    last = fan.round >= hierarchy_of(begun.flow, begun.step.name).max_rounds
+    outcomes = b",".join(_outcome(step, answer) for step, answer in process.fan_outs.gather(begun.run_id, fan))
+    facts = json.dumps({"round": fan.round, "last": last})[1:-1].encode()
+    return replace(begun, value=b'{"task":' + begun.value + b"," + facts + b',"outcomes":[' + outcomes + b"]}")
+
+
+def _outcome(step: StepState, answer: bytes | None) -> bytes:
+    facts: dict[str, Any] = {
+        "worker": step.specialist,
+        "step": step.name,
+        "status": step.outcome or "late",
+        "reason": step.fault or (step.reason if step.outcome == "degraded" else None) or "",
+        "label": step.label,
+        "weight": step.weight / THOUSAND,
+        "round": step.round,
+    }
+    return json.dumps(facts)[:-1].encode() + b',"value":' + (answer if answer is not None else b"null") + b"}"
+
+
+def acceptable(attempt: Attempt, output: object) -> bool:
+    """
+    Tell whether an output is one after which no other member of its fan-out is needed.
+
+    Raises:
+        AttemptFailed: the join's `accept` raised, or this worker does not know the flow.
+    """
+    step = attempt.begun.step
+    if step.fan is None or step.next is not None:
+        return False
+    accept = hierarchy_of(attempt.begun.flow, step.fan).join.accept
+    if accept is None:
+        return False
+    try:
+        return bool(accept(output))
+    except Exception as error:
+        raise AttemptFailed(f"its join's accept raised {type(error).__name__}: {error}", judged=True) from error

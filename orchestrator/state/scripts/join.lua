@@ -1,0 +1,20 @@
+--[[ join: the time of a fan-out is over: its members come together as they are.
+KEYS[1-16]                 as in _run.lua
+ARGV[1]   fan      string  the step where they come together
+ARGV[2]   dispatch_ms int  > 0
+Returns   {'joined', fan, ready...} | {'early', ''} | {'closed', ''} it was joined before, or the run has ended.
+          ready: steps to be published, by turns with their agents
+Atomic    the verdict and what follows together: the last member may end at this moment
+]]
+local name = ARGV[1]
+local status, _, retention_ms = run_fields(name)
+local stored = redis.call('HGET', RUN, 'fan:' .. name)
+local fan = stored and cjson.decode(stored)
+if not status or not live(status) or not fan or fan.verdict or not fan.until_ms then
+  redis.call('ZREM', TIMERS, joined_by(name))
+  return told('closed')
+end
+if fan.until_ms > NOW then return told('early') end
+local why = (fan.size - fan.ended) .. ' of ' .. fan.size .. ' assignments were not done in time'
+join(retention_ms, name, fan, 'overdue', why, tonumber(ARGV[2]))
+return told('joined', name)
