@@ -30,7 +30,7 @@ NAMES: Final = {
 
 @dataclass(frozen=True)
 class Measured:
-    """Per member: CPU in milliseconds, Redis commands, KiB that the server received and keeps as results; seconds in all."""
+    """Per member: CPU in ms, Redis commands, KiB that the server received and keeps as results; seconds in all."""
 
     workers: float
     server: float
