@@ -56,6 +56,8 @@ MAX_TEXT: Final = 256
 MAX_PROBLEMS: Final = 3
 MAX_NAMES: Final = 15
 WAIT_SLICE: Final = 5.0
+MANY_LOOKS: Final = 50
+PAUSE: Final = 0.01
 BATCH: Final = 100
 UNSET: Final = object()
 START_OPTIONS: Final = frozenset({"key", "deadline", "priority", "tenant", "tags", "budget"})
@@ -225,11 +227,14 @@ class Run:
             TimeoutError: it has not ended in time; it goes on.
         """
         state = self._store.head(self.id)
-        last, waits = "-", self._slices(timeout)
+        last, looks, waits = "-", 0, self._slices(timeout)
         while not state.finished:
             seen, (last, ended) = last, self._store.wait_for_end(self.id, last, next(waits))
             if ended or seen == last:
                 state = self._store.head(self.id)
+            elif (looks := looks + 1) > MANY_LOOKS:
+                # A fan-out's thousands of events need not be looked at one by one.
+                time.sleep(PAUSE)
         if state.status == "failed":
             raise RunFailed(self.id, state.reason or "")
         if state.status == "cancelled":

@@ -14,6 +14,7 @@ from orchestrator.cli.options import command_app, login_name, parse_tags
 from orchestrator.cli.output import AsJson, clock_time, coloured, console, print_json, print_table
 from orchestrator.cli.plain import plain, visible
 from orchestrator.cli.presence import NO_WORKER, lacks_worker
+from orchestrator.cli.steps import rows
 from orchestrator.cli.watching import follow
 from orchestrator.cli.wording import (
     amount,
@@ -21,7 +22,6 @@ from orchestrator.cli.wording import (
     details,
     how_to_go_on,
     outcome,
-    remark,
     spent,
     standing,
     step_of,
@@ -105,7 +105,14 @@ def list_runs(
         "celeriac runs show 01m827j9mx48nx7rdn7rf906", "celeriac runs show 01m827j9mx48nx7rdn7rf906 --json | jq .result"
     ),
 )
-def show(run_id: RunId, *, as_json: AsJson = False) -> None:
+def show(
+    run_id: RunId,
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every assignment of a fan-out, however many there are.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show a run: steps, open questions, result."""
     run = session.client().get(run_id)
     state = run.state()
@@ -117,9 +124,9 @@ def show(run_id: RunId, *, as_json: AsJson = False) -> None:
     out.print(Text.assemble((state.id, "bold"), f"  {plain(state.flow)}  ", coloured(state.status), f"  {took(state)}"))
     out.print(_facts(state), markup=False)
     if state.steps:
-        _show_steps(state)
+        _show_steps(state, everything=everything)
     if state.degraded:
-        what = "ends with a part of the flow's output" if state.partial else "holds what a fallback gave"
+        what = "ends with a part of the flow's output" if state.partial else _lacks(state)
         out.print(f"degraded: it {what}", markup=False)
     if state.ending is not None:
         out.print(plain(f"ends as {state.ending.status} once it is undone: {state.ending.reason or ''}"), markup=False)
@@ -244,23 +251,34 @@ def document(state: RunState) -> dict[str, Any]:
     }
 
 
-def _show_steps(state: RunState) -> None:
+def _show_steps(state: RunState, *, everything: bool) -> None:
     use = bool(state.tokens or state.cost)  # most agents tell of none
     print_table(
         ["STAGE", "AGENT", "STATUS", "ATTEMPT", "TOOK", *(["USED"] if use else []), ""],
         [
             [
-                step.name,
-                step.agent,
-                coloured(step.status),
-                str(step.attempt or ""),
-                took(step),
-                *([spent(step.tokens, step.cost)] if use else []),
-                remark(step),
+                row.name,
+                row.agent,
+                coloured(row.status),
+                row.attempt,
+                row.took,
+                *([row.used] if use else []),
+                row.remark,
             ]
-            for step in state.steps
+            for row in rows(state, everything=everything)
         ],
     )
+
+
+def _lacks(state: RunState) -> str:
+    """Return what is less than it should be in a degraded run's result."""
+    fallback = any(step.degraded for step in state.steps)
+    missing = any(fan.degraded for fan in state.fans.values())
+    said = [
+        "holds what a fallback gave" if fallback else "",
+        "lacks what some assignments should give" if missing else "",
+    ]
+    return " and ".join(part for part in said if part)
 
 
 def _facts(state: RunState) -> str:

@@ -14,7 +14,8 @@ from rich.text import Text
 
 from orchestrator.cli.output import clock_time, coloured, print_json_line
 from orchestrator.cli.plain import plain
-from orchestrator.cli.wording import details, how_to_decide, how_to_go_on, remark, step_of, took
+from orchestrator.cli.steps import rows
+from orchestrator.cli.wording import details, how_to_decide, how_to_go_on, step_of, took
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     from orchestrator.client import Run
     from orchestrator.messages import Event, RunState
+
+
+LOOK = 0.2  # s between two looks at the run
 
 
 def follow(run: Run, out: Console, *, as_json: bool = False, timeout: float | None = None) -> RunState:
@@ -49,8 +53,11 @@ def follow(run: Run, out: Console, *, as_json: bool = False, timeout: float | No
                 print_json_line(event.model_dump(mode="json"))
         elif out.is_terminal:
             with Live(console=out, get_renderable=view.render, refresh_per_second=4):
+                read = 0.0
                 for _ in run.watch(timeout):
-                    view.state = run.state()
+                    # A fan-out has thousands of steps, and thousands of events in a second.
+                    if time.monotonic() - read > LOOK:
+                        view.state, read = run.state(), time.monotonic()
                 view.state = run.state()
         else:
             for event in run.watch(timeout):
@@ -104,13 +111,6 @@ def steps_table(state: RunState, now_ms: float | None = None) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("STAGE", "AGENT", "STATUS", "ATTEMPT", "TOOK", ""):
         table.add_column(column, justify="right" if column in {"ATTEMPT", "TOOK"} else "left")
-    for step in state.steps:
-        table.add_row(
-            plain(step.name),
-            plain(step.agent),
-            coloured(step.status),
-            str(step.attempt or ""),
-            took(step, now_ms),
-            Text(remark(step)),
-        )
+    for row in rows(state, now_ms):
+        table.add_row(row.name, row.agent, coloured(row.status), row.attempt, row.took, Text(row.remark))
     return table

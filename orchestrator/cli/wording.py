@@ -59,6 +59,18 @@ def _undoing(data: Data) -> str:
     return f"{', '.join(str(step.get('undoes')) for step in steps)}: {_reason(data) or data.get('status')}"
 
 
+def _delegated(data: Data) -> str:
+    facts = cast("Data", data.get("facts") or {})
+    return f"gave work to {facts.get('size')}, at most {facts.get('width')} at a time → {data.get('fan')}"
+
+
+def _joined(data: Data) -> str:
+    late = f", {data['late']} late" if data.get("late") else ""
+    failed = f", {data['failed']} failed" if data.get("failed") else ""
+    why = f": {data['why']}" if data.get("why") else ""
+    return f"{data.get('verdict')}: {data.get('good')} done{failed}{late}{why}"
+
+
 def _redriven(data: Data) -> str:
     return f"by {data.get('agent')} with {data.get('input')}, asked for by {data.get('by') or 'nobody'}"
 
@@ -76,6 +88,10 @@ _DETAILS: Final[dict[str, Callable[[Data], str]]] = {
     "StepLost": _lost,
     "StepRedispatched": lambda data: f"message sent again, {data.get('dispatches')} in all",
     "StepFailed": _reason,
+    "StepDelegated": _delegated,
+    "MembersAdded": lambda data: f"{len(cast('Data', data.get('steps') or {}))} steps",
+    "FanOutJoined": _joined,
+    "StepLate": lambda _: "the others had come together without it; recorded, and of no use any more",
     "RunUndoing": _undoing,
     "RunRedriven": _redriven,
     "RunCompleted": _completed,
@@ -93,12 +109,14 @@ def details(event: Event) -> str:
 
 def step_of(event: Event) -> str:
     """Return the step an event is about, or an empty text."""
-    return plain(str(event.data.get("step", "")))
+    return plain(str(event.data.get("step") or event.data.get("fan") or ""))
 
 
 def current_step(state: RunState) -> str:
     """Return where a run is: the step at work, or the one that failed."""
     for wanted in ("running", "waiting", "ready", "delayed", "failed"):
+        if wanted == "failed" and state.status == "completed":
+            return ""  # of an assignment that the others made up for
         for step in state.steps:
             if step.status == wanted:
                 return plain(step.name)

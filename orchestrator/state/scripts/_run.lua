@@ -365,7 +365,7 @@ local function join(retention_ms, name, fan, verdict, why, dispatch_ms)
   if fan.failed > 0 and verdict ~= 'accepted' or verdict == 'missed' or verdict == 'overdue' then fan.degraded = true end
   if fan.until_ms then redis.call('ZREM', TIMERS, joined_by(name)) end
   save_fan(name, fan)
-  emit('FanOutJoined', {fan = name, verdict = verdict, why = why, late = late})
+  emit('FanOutJoined', {fan = name, verdict = verdict, why = why, good = fan.good, failed = fan.failed, late = late})
   if late > 0 then
     -- The names of members, and of all within them, have a # in the path segment after the fan-out's own path.
     local path = string.match(name, '^(.*/)') or ''
