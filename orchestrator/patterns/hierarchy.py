@@ -98,11 +98,6 @@ class Hierarchy:
         """The specialists' names."""
         return tuple(self._workers)
 
-    @property
-    def boss_may_answer(self) -> bool:
-        """Whether the boss may give the answer itself."""
-        return answer_type(self._boss.output_type) is not Plan
-
     def plan(self) -> tuple[PlanStep, ...]:
         """Return the two steps that a run starts with; the specialists' come with the boss's plan."""
         boss = _plan_step(self._boss_step, self._boss)

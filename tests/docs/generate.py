@@ -19,7 +19,7 @@ import orchestrator
 from orchestrator import Settings, testing
 from orchestrator.agent import Policies
 from orchestrator.cli.entry import app
-from orchestrator.messages import DeadLetter, FailureKind, Priority, RunStatus, StepStatus
+from orchestrator.messages import DeadLetter, FailureKind, MemberOutcome, Otherwise, Priority, RunStatus, StepStatus
 from orchestrator.patterns.gate import Action, Default, OnFail, Then
 from orchestrator.resilience.breaker import WhenOpen
 from orchestrator.resilience.budget import LadderRung
@@ -37,6 +37,7 @@ GROUPS: Final = {
     "Agents": ("agent", "Agent", "Context"),
     "Policies": ("Retry", "Breaker", "RateLimit", "Concurrency", "Cached", "Constant", "Spend", "Budget"),
     "Flows": ("Pipeline", "Stage", "Gate", "Decision"),
+    "Hierarchies": ("Hierarchy", "Specialist", "Join", "Plan", "Assignment", "Results", "Outcome"),
     "Runs": ("Client", "Run", "RunState", "StepState", "Event"),
     "Settings": ("Settings", "get_settings"),
     "Errors": (
@@ -63,7 +64,6 @@ INTERNAL: Final = {  # public to our other modules, of no use to a user
     "Breaker.guard",
     "Cached.digest",
     "Client.check_deadline",
-    "Client.publish",
     "Concurrency.guard",
     "Guards.admit",
     "Guards.forget",
@@ -75,7 +75,14 @@ INTERNAL: Final = {  # public to our other modules, of no use to a user
     "Client.carry_on",
     "Client.start",
     "Gate.fallback_agent",
+    "Hierarchy.agent_of",
+    "Hierarchy.gate_of",
+    "Hierarchy.inner",
+    "Hierarchy.members",
+    "Hierarchy.plan",
+    "Hierarchy.terms",
     "Pipeline.agent_of",
+    "Pipeline.inner",
     "Pipeline.gate_of",
     "Pipeline.plan",
     "RunState.from_hash",
@@ -85,10 +92,20 @@ INTERNAL: Final = {  # public to our other modules, of no use to a user
 }
 LITERALS: Final = {  # explained under the group that uses them
     "Flows": {"Action": Action, "OnFail": OnFail, "Then": Then, "Default": Default},
+    "Hierarchies": {"Otherwise": Otherwise, "MemberOutcome": MemberOutcome},
     "Policies": {"WhenOpen": WhenOpen, "LadderRung": LadderRung},
     "Runs": {"RunStatus": RunStatus, "StepStatus": StepStatus, "Priority": Priority, "FailureKind": FailureKind},
 }
-CONSTRUCTED: Final = {"Client", "Gate", "Pipeline", "Stage", *GROUPS["Policies"]}  # others are made for the user
+CONSTRUCTED: Final = {
+    "Client",
+    "Gate",
+    "Pipeline",
+    "Stage",
+    "Hierarchy",
+    "Specialist",
+    "Join",
+    *GROUPS["Policies"],
+}  # others are made for the user
 SECTION: Final = re.compile(r"(Args|Attributes|Returns|Raises|Source):")
 INLINE: Final = {"Returns", "Source"}
 ENTRY: Final = re.compile(r"([\w., ]+): (.*)")

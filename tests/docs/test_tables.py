@@ -22,6 +22,7 @@ from tests.state.test_rate_limits import LIMIT, RATE_ROWS
 
 TROUBLE: Final = "tests/integration/test_trouble.py::test_"
 RESORTS: Final = "tests/integration/test_last_resorts.py::test_"
+HIERARCHY: Final = "tests/integration/test_hierarchy.py::test_"
 CANCEL: Final = "tests/integration/test_cancel.py::test_"
 GATES: Final = "tests/integration/test_gates.py::test_"
 GUARDS: Final = "tests/state/test_guards.py::test_"
@@ -203,6 +204,53 @@ HELD: Final[dict[tuple[str, str], dict[tuple[str, ...], tuple[str, ...]]]] = {
         ("a call counted by a limit, a budget or a breaker",): (
             f"{GUARDS}a_member_that_asks_again_holds_once_and_keeps_it_longer",
             f"{GUARDS}a_second_settling_changes_nothing",
+        ),
+    },
+    ("build-a-hierarchy.md", "Given"): {
+        ('`to="search"`',): (f"{HIERARCHY}an_assignment_that_cannot_be_done_fails_alone_with_a_reason_that_helps",),
+        ('`capability="legal"`',): (f"{HIERARCHY}those_who_are_capable_take_the_work_in_turn",),
+        ("neither",): (f"{HIERARCHY}an_assignment_that_cannot_be_done_fails_alone_with_a_reason_that_helps",),
+    },
+    ("build-a-hierarchy.md", "`status`"): {
+        ("`ok`",): (f"{HIERARCHY}what_the_specialists_gave_is_put_together_in_the_order_of_the_plan",),
+        ("`degraded`",): (f"{HIERARCHY}a_failed_assignment_is_a_value_where_the_join_tolerates_it",),
+        ("`failed`",): (f"{HIERARCHY}a_failed_assignment_is_a_value_where_the_join_tolerates_it",),
+        ("`late`",): (
+            f"{HIERARCHY}as_soon_as_enough_are_done_the_rest_is_cancelled",
+            f"{HIERARCHY}when_the_time_is_over_what_is_there_is_put_together",
+        ),
+    },
+    ("build-a-hierarchy.md", "`Join(...)`"): {
+        ("`need=1.0`, the default",): (
+            f"{HIERARCHY}what_the_specialists_gave_is_put_together_in_the_order_of_the_plan",
+            f"{HIERARCHY}a_failed_assignment_fails_the_run_where_all_are_needed",
+        ),
+        ("`need=0.8`",): (f"{HIERARCHY}a_share_counts_by_weight",),
+        ("`need=3`",): (f"{HIERARCHY}as_soon_as_enough_are_done_the_rest_is_cancelled",),
+        ("`accept=good_enough`",): (f"{HIERARCHY}the_first_acceptable_answer_is_enough",),
+        ("`deadline=60.0`",): (f"{HIERARCHY}when_the_time_is_over_what_is_there_is_put_together",),
+    },
+    ("build-a-hierarchy.md", "`otherwise`"): {
+        ('`"fail"`, the default',): (
+            f"{HIERARCHY}a_quorum_that_cannot_be_reached_any_more_fails_the_run_at_once",
+            f"{HIERARCHY}where_no_answer_is_acceptable_the_run_fails",
+            f"{HIERARCHY}when_the_time_is_over_a_strict_join_fails_the_run",
+        ),
+        ('`"degrade"`',): (
+            f"{HIERARCHY}a_failed_assignment_is_a_value_where_the_join_tolerates_it",
+            f"{HIERARCHY}when_the_time_is_over_what_is_there_is_put_together",
+        ),
+    },
+    ("build-a-hierarchy.md", "What happens"): {
+        ("a step of a specialist's flow fails for good",): (
+            f"{HIERARCHY}where_a_specialists_pipeline_fails_the_assignment_does",
+        ),
+        ("the join of an inner hierarchy fails",): (
+            f"{HIERARCHY}a_failed_hierarchy_is_a_failed_assignment_of_the_one_above",
+        ),
+        ("the run is cancelled, or its deadline passes",): (f"{HIERARCHY}a_cancel_reaches_all_that_is_below",),
+        ("the outer fan-out is joined without an assignment",): (
+            f"{HIERARCHY}what_is_within_a_late_assignment_is_cancelled",
         ),
     },
     ("how-it-works.md", "A step of"): {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator import RunFailed
+from orchestrator.errors import WrongState
 from tests.integration.checks import check_all
 from tests.integration.conftest import FAILED
 from tests.integration.fleet import FAST, USER_CODE, Deployment
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.integration
 
 SOON = 20.0
 MODULE = "tests.integration.offices.flows"
-AGENTS = ("plan", "report", "work", "other", "degraded", "stubborn", "finish", "undo", "end")
+AGENTS = ("plan", "report", "work", "other", "degraded", "stubborn", "moody", "finish", "undo", "end")
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +275,55 @@ def test_a_cancel_reaches_all_that_is_below(deployment: Deployment) -> None:
     run.cancel("enough", by="me")
     wait_until(lambda: run.state().finished, SOON, "it has ended")
     assert {one.status for one in run.state().steps if one.fan and one.name != "office/team#1/plan"} == {"cancelled"}
+
+
+def test_what_is_within_a_late_assignment_is_cancelled(deployment: Deployment) -> None:
+    inner = {"to": "team", "input": {"rounds": [[waits("x"), job("two-steps", "y", how="wait")]]}}
+    run = submit(deployment, "quorum", [inner, waits("a"), waits("b")])
+    wait_until(lambda: step(run, "team#1/two-steps#2/work") == "running", SOON, "all are at work")
+    for text in "ab":
+        say(deployment, run, text)
+    assert run.result(timeout=SOON).texts == ["a", "b"]
+    assert {one.status for one in run.state().steps if one.name.startswith("team#1/")} == {"completed", "cancelled"}
+
+
+# Redriven
+
+
+def test_a_redriven_join_does_again_what_is_not_done_and_nothing_else(deployment: Deployment) -> None:
+    # given a run that failed since one assignment did
+    run = submit(deployment, "all", [job(text="a"), job("moody", "b"), job(text="c")])
+    wait_until(lambda: {step(run, "work#1"), step(run, "work#3")} == {"completed"}, SOON, "the others are done")
+    say(deployment, run, "b.fails")
+    with pytest.raises(RunFailed, match="1 of 3 assignments failed"):
+        run.result(timeout=SOON)
+    assert run.dead_letter().step == "report"
+    # when what was wrong is mended, and the run is sent again
+    say(deployment, run, "b")
+    run.redrive(by="me")
+    # then the others are not done again
+    assert run.result(timeout=SOON).texts == ["a", "b", "c"]
+    ledger = (deployment.floor / "ledger").read_text().splitlines()
+    assert sorted(line.split()[1] for line in ledger if line.startswith(run.id) and "#" in line) == [
+        *("moody#2", "moody#2", "work#1", "work#3"),
+    ]
+
+
+def test_an_assignment_alone_is_not_redriven(deployment: Deployment) -> None:
+    run = submit(deployment, "all", [job(text="b", how="fail")])
+    with pytest.raises(RunFailed):
+        run.result(timeout=SOON)
+    with pytest.raises(WrongState, match="whose assignments that failed run again with 'report'"):
+        run.redrive("work#1", by="me")
+
+
+def test_a_redrive_from_the_boss_makes_a_new_plan(deployment: Deployment) -> None:
+    run = submit(deployment, "all", [job(text="b", how="fail")])
+    with pytest.raises(RunFailed):
+        run.result(timeout=SOON)
+    run.redrive("plan", input={"rounds": [[job(text="other")]]}, by="me")
+    assert run.result(timeout=SOON).texts == ["other"]
+    assert [one.name for one in run.state().steps] == ["plan", "report", "work#2"]
 
 
 def are_at_work(run: Run, wanted: list[str]) -> bool:

@@ -132,6 +132,18 @@ def stubborn(ctx: Context, job: Job) -> Done:
     return Done(text=job.text)
 
 
+@agent("offices.moody")
+def moody(ctx: Context, job: Job) -> Done:
+    """Fail, or give an output, as the test says."""
+    log(ctx, "moody")
+    good = floor() / f"{ctx.run_id}.{job.text}"
+    while not good.exists():
+        if good.with_name(f"{good.name}.fails").exists():
+            raise ValueError(job.text)
+        time.sleep(POLL)
+    return Done(text=job.text)
+
+
 @agent("offices.other")
 def other(ctx: Context, job: Job) -> Done:
     log(ctx, "other")
@@ -188,6 +200,7 @@ WORKERS: list[Any] = [
     Specialist("offices.other", capabilities={"any"}),
     Specialist(degraded, name="poor"),
     Specialist(stubborn),
+    moody,
     two_steps,
     team,
 ]
