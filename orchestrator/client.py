@@ -36,7 +36,8 @@ from orchestrator.state import keys
 from orchestrator.state.connection import connect
 from orchestrator.state.guards import Guards
 from orchestrator.state.keys import is_run_id
-from orchestrator.state.runs import RunStore, Submission, readable
+from orchestrator.state.runs import RunStore, Submission
+from orchestrator.state.text import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -389,6 +390,8 @@ class Run:
             check_text("note", note)
         state = self.state()
         waiting = [candidate.name for candidate in state.steps if candidate.status == "waiting"]
+        if step is None and len(waiting) > 1:
+            raise WrongState(self.id, f"steps {_listed(waiting)} wait for a decision; name one of them")
         name = next(iter(waiting), None) if step is None else step
         if name not in waiting:
             what = "no step waits for a decision" if step is None else f"step {step!r} does not wait for a decision"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from types import UnionType
-from typing import Annotated, Any, Final, Generic, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Generic, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -109,7 +109,7 @@ class Results(BaseModel, Generic[TaskT, ValueT]):
     @property
     def values(self) -> tuple[ValueT, ...]:
         """What was given, by those that gave something."""
-        return tuple(one.value for one in self.outcomes if one.value is not None)
+        return tuple(cast("ValueT", one.value) for one in self.outcomes if one.status in {"ok", "degraded"})
 
     @property
     def missing(self) -> tuple[Outcome[ValueT], ...]:

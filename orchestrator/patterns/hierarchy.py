@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from orchestrator.agent import Agent, agents, to_json
+from orchestrator.agent import LONGEST_NAME, Agent, agents, to_json
 from orchestrator.errors import InvalidFlow, UnknownAgent, definition_site
 from orchestrator.messages import Member, PlanStep, Terms
 from orchestrator.patterns.delegation import (
@@ -24,6 +24,7 @@ from orchestrator.patterns.delegation import (
 )
 from orchestrator.patterns.fits import misfit
 from orchestrator.patterns.flow import flows, register
+from orchestrator.state.text import bounded, readable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -162,7 +163,7 @@ class Hierarchy:
         )
 
     def _member(self, assignment: Assignment, turns: Counter[str], name: str, *, fan: str, number: int) -> Member:
-        label = assignment.to or assignment.capability or "unassigned"
+        label = bounded(assignment.to or assignment.capability or "unassigned", LONGEST_NAME)
         value, fault = b"", ""
         try:
             label = self._route(assignment, turns)
@@ -173,7 +174,7 @@ class Hierarchy:
         root = name % (label if label in self._workers else "unassigned")
         facts: dict[str, object] = {
             "specialist": label,
-            "label": assignment.label,
+            "label": readable(assignment.label),
             "weight": max(1, round(assignment.weight * THOUSAND)),
             "round": number,
         }

@@ -9,7 +9,7 @@ from orchestrator.agent import Account, agents
 from orchestrator.patterns.canvas import link, publish, publish_members
 from orchestrator.runtime.bridge import outside_loop
 from orchestrator.runtime.outcomes import DEGRADED, StepAgain, StepClosed, StepSuperseded
-from orchestrator.state.runs import shorten
+from orchestrator.state.text import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,13 +53,11 @@ class Delegated:
 
     Attributes:
         fan: the step where it comes together; `members`: the assignments; `terms`: when they come together.
-        summary: the output as it is kept.
     """
 
     fan: str
     members: Sequence[Member]
     terms: Terms
-    summary: bytes
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ class Attempt:
         work, verdict, step = judged.delegated, judged.verdict, self.begun.step
         if work is not None:
             return self.process.fan_outs.delegate(
-                self.begun, work.fan, work.members, work.terms, work.summary, self.spent
+                self.begun, work.fan, work.members, work.terms, judged.value, self.spent
             )
         assert verdict != "delegate"  # it has the work with it  # noqa: S101
         if verdict == "complete" and step.delegates:

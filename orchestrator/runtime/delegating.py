@@ -36,13 +36,13 @@ def hierarchy_of(flow: str, step: str) -> Hierarchy:
     return found
 
 
-def delegation(attempt: Attempt, plan: Plan, value: bytes) -> Judged:
+def delegation(attempt: Attempt, plan: Plan) -> Judged:
     """
     Compile a plan.
 
     Args:
         attempt: whose output it is.
-        plan: the output; `value`: the same as JSON.
+        plan: the output.
 
     Raises:
         AttemptFailed: it cannot be followed.
@@ -63,7 +63,7 @@ def delegation(attempt: Attempt, plan: Plan, value: bytes) -> Judged:
         members = hierarchy.members(plan, fan=fan, start=known.total if known else 0, number=number)
     except ValueError as error:
         raise AttemptFailed(f"its plan has {error}", final=True) from None
-    return Judged(value, "delegate", delegated=Delegated(fan, members, hierarchy.terms(members), _summary(plan)))
+    return Judged(_summary(plan), "delegate", delegated=Delegated(fan, members, hierarchy.terms(members)))
 
 
 def _summary(plan: Plan) -> bytes:

@@ -13,7 +13,7 @@ from orchestrator.resilience.retry import retry_after
 from orchestrator.runtime.attempt import Judged
 from orchestrator.runtime.delegating import delegation
 from orchestrator.runtime.outcomes import StepAgain
-from orchestrator.state.runs import shorten
+from orchestrator.state.text import shorten
 
 if TYPE_CHECKING:
     from orchestrator.resilience.fallback import Rung
@@ -123,7 +123,7 @@ def _stand_in(attempt: Attempt, value: bytes, reason: str) -> Judged:
     if step.delegates or step.joins:
         output = from_json(attempt.primary.output, value)
         if isinstance(output, Plan):
-            return delegation(attempt, output, value)
+            return delegation(attempt, output)
     return Judged(value, "complete", {"reason": reason})
 
 

@@ -127,13 +127,13 @@ def _work(attempt: Attempt, value: object) -> Judged:
     given = _call(attempt, value, cancelled)
     try:
         output = agent.output.validate_python(given)
+        if isinstance(output, Plan):
+            return delegation(attempt, output)
         written = to_json(agent.output, output)
     except PydanticSerializationError as error:
         raise AttemptFailed(f"agent {agent.name!r} returned what cannot be written as JSON: {error}") from error
     except ValidationError as error:
         raise AttemptFailed(f"agent {agent.name!r} returned what it does not declare: {describe(error)}") from error
-    if isinstance(output, Plan):
-        return delegation(attempt, output, written)
     longest = agent.timeout + HARD_LIMIT_GRACE
     keep = attempt.process.leases.held(attempt.begun, lambda _: cancelled.set(), longest=longest)
     return _judge(attempt, output, written, keep)

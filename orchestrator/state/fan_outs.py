@@ -10,7 +10,8 @@ from redis.exceptions import NoScriptError
 from orchestrator.messages import FanOut, StepState
 from orchestrator.state import keys
 from orchestrator.state.reading import milliseconds
-from orchestrator.state.runs import NOTHING_SPENT, Change, changed, shorten
+from orchestrator.state.runs import NOTHING_SPENT, Change, changed
+from orchestrator.state.text import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -16,6 +16,7 @@ from orchestrator.errors import LeaseLost, WrongState
 from orchestrator.messages import RunBudget, StepState
 from orchestrator.state import keys
 from orchestrator.state.reading import RunReader, milliseconds
+from orchestrator.state.text import bounded, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -33,26 +34,8 @@ Verdict = Literal["complete", "answer", "partial", "revise", "fallback", "wait"]
 NOTHING_SPENT: Final[Spent] = (0, 0.0)
 LONGEST_REDISPATCH_MS: Final = 300_000
 DUE_LIMIT: Final = 500
-MAX_REASON: Final = 500
-MAX_TEXT: Final = 8000
 MAX_EFFECTS: Final = 1000
 RENEW_BATCH: Final = 100
-
-
-def readable(text: str) -> str:
-    """Return a text that UTF-8 can carry: an undecodable file name, or JSON's lone surrogate, is none."""
-    return text.encode(errors="replace").decode()
-
-
-def bounded(text: str, limit: int = MAX_TEXT) -> str:
-    """Bound what a gate or a handler says; it goes into the log and into every reader of the run."""
-    clean = readable(text)
-    return clean if len(clean) <= limit else f"{clean[: limit - 1]}…"
-
-
-def shorten(reason: str) -> str:
-    """Bound a reason to one short line: it goes into Flower and onto screens too."""
-    return bounded(" ".join(reason.split()), MAX_REASON)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,20 @@ pytestmark = pytest.mark.integration
 
 SOON = 20.0
 MODULE = "tests.integration.offices.flows"
-AGENTS = ("plan", "report", "work", "other", "degraded", "stubborn", "moody", "finish", "undo", "end")
+AGENTS = (
+    "odd-plan",
+    "unwritable",
+    "plan",
+    "report",
+    "work",
+    "other",
+    "degraded",
+    "stubborn",
+    "moody",
+    "finish",
+    "undo",
+    "end",
+)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +135,26 @@ def test_an_assignment_that_cannot_be_done_fails_alone_with_a_reason_that_helps(
         "the router raised LookupError: nowhere",
         "there is no specialist 'nobody'",
     ]
+
+
+def test_what_is_odd_about_an_assignment_harms_no_other(deployment: Deployment) -> None:
+    # given a name that is far too long, and an input that JSON cannot hold
+    run = submit(deployment, "odd", answer=None)
+    told = run.result(timeout=SOON)
+    assert list(told.statuses.values()) == ["failed", "failed", "ok"]
+    assert "cannot be written as JSON" in list(told.reasons.values())[1]
+
+
+def test_of_several_steps_that_wait_for_a_person_one_is_named(deployment: Deployment) -> None:
+    run = submit(deployment, "asking", [job("asked", "a"), job("asked", "b")])
+    wait_until(lambda: run.state().waits == 2, SOON, "both wait")
+    assert run.status() == "waiting"
+    with pytest.raises(WrongState, match="steps asked#1/work, asked#2/work wait for a decision"):
+        run.approve(by="me")
+    run.approve("asked#1/work", by="me")
+    assert run.status() == "waiting"
+    run.reject("asked#2/work", by="me")
+    assert run.result(timeout=SOON).statuses == {"asked#1/work": "ok", "asked#2/work": "failed"}
 
 
 def test_those_who_are_capable_take_the_work_in_turn(deployment: Deployment) -> None:

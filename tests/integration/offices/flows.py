@@ -15,6 +15,7 @@ from orchestrator import (
     Assignment,
     Constant,
     Context,
+    Decision,
     Gate,
     Hierarchy,
     Join,
@@ -225,5 +226,32 @@ first = office("first", join=Join(accept=lambda done: done.text == "good"))
 timed = office("timed", join=Join(need=2, deadline=0.5, otherwise="degrade"))
 strict = office("strict", join=Join(deadline=0.5))
 narrow = office("narrow", join=Join(otherwise="degrade"), width=2)
+
+
+@agent("offices.odd-plan")
+def odd_plan(task: Task) -> Plan:
+    return Plan(
+        [
+            Assignment(to="x" * 5000, input=Job()),
+            Assignment(to="unwritable", input=Unwritable(given=object())),
+            Assignment(to="work", input=Job(text=str(len(task.rounds))), label="ünïcode"),
+        ]
+    )
+
+
+class Unwritable(BaseModel):
+    """What pydantic takes, and JSON does not."""
+
+    given: object
+
+
+@agent("offices.unwritable")
+def unwritable(given: Unwritable) -> Done:
+    return Done(text=str(given))
+
+
+odd = Hierarchy("odd", boss=odd_plan, synthesize=report, workers=[work, unwritable], join=Join(otherwise="degrade"))
+asked = Pipeline("asked", [Stage(work, gate=Gate(lambda done: Decision.ask(f"{done.text}?")))])
+asking = Hierarchy("asking", boss=plan, synthesize=report, workers=[asked], join=Join(otherwise="degrade"))
 
 whole = Pipeline("whole", [Stage(everything, name="office", gate=None, undo=None), end])
