@@ -255,7 +255,7 @@ def find_demo(name: str) -> Demo:
         )
         raise InvalidInput(msg)
     room = importlib.import_module(ROOM)
-    known = sorted(module.name for module in pkgutil.iter_modules(room.__path__))
+    known = sorted(module.name for module in pkgutil.iter_modules(room.__path__) if module.ispkg)
     if name not in known:
         msg = f"there is no reference flow {name!r} in {ROOM}/ (known: {', '.join(known) or 'none'})"
         raise InvalidInput(msg)

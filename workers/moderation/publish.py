@@ -7,7 +7,7 @@ from hashlib import blake2s
 from pathlib import Path
 
 from orchestrator import Context, agent
-from workers.moderation.files import write_atomically
+from workers.files import write_atomically
 from workers.moderation.models import Action, Published, Summarised, Verdict
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import get_args
 
-from workers.moderation.files import write_atomically
+from workers.files import write_atomically
 from workers.moderation.models import NO_CATEGORY, UNDETERMINED, Action, Published
 
 _TEMPLATE = Path(__file__).with_name("report.html")
