@@ -48,11 +48,16 @@ PROGRAM: Final = "celeriac"
 ROOM: Final = "workers"  # the package of the reference flows, beside the current folder
 STALLED: Final = 120.0  # s without any progress after which it is given up
 DEATHS: Final = 3  # of one pool in a row after which it is given up
+NOUN: Final = "document"  # what a flow takes that does not say
 SHOWN: Final = 5  # waiting runs listed in the closing text
 
 
 class Demo(Protocol):
-    """What a reference flow offers, as `DEMO` in `workers.<flow>`."""
+    """
+    What a reference flow offers, as `DEMO` in `workers.<flow>`.
+
+    One that takes something other than documents says so, as `noun`.
+    """
 
     flow: Flow
     inputs: Callable[[Path | None], Sequence[Any]]
@@ -64,8 +69,10 @@ class Demo(Protocol):
     epilog=examples(
         "celeriac demo",
         "celeriac demo moderation --input ~/Documents/notes",
+        "celeriac demo review --input ~/src/project",
         "celeriac demo --keep",
-        where="Without --input it takes text found on this machine. The runs are kept for `celeriac up`.",
+        where="Without --input, moderation takes text found on this machine, and review the current folder. "
+        "The runs are kept for `celeriac up`.",
     ),
 )
 def demo(
@@ -124,6 +131,7 @@ class Show:
         self.began = time.monotonic()
         self.settings = settings
         self.flow = demo.flow
+        self.noun: str = getattr(demo, "noun", NOUN)
         self.tag = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         self.out = out
         self.summary: Summary | None = None
@@ -157,10 +165,8 @@ class Show:
         client = Client(self.settings)
         runs = client.submit_many(self.flow, self._inputs, tags={"demo": self.tag})
         self.batch = Batch(client, [run.id for run in runs], [step.name for step in self.flow.plan()])
-        self.out.print(
-            f"{documents(len(runs))} for flow {self.flow.name}, tagged demo={self.tag}; Flower {server.flower_url}",
-            markup=False,
-        )
+        what = f"{counted(len(runs), self.noun)} for flow {self.flow.name}"
+        self.out.print(f"{what}, tagged demo={self.tag}; Flower {server.flower_url}", markup=False)
 
     @contextlib.contextmanager
     def display(self) -> Iterator[Callable[[], None]]:
@@ -221,6 +227,7 @@ class Show:
             "flow": self.flow.name,
             "tag": self.tag,
             "documents": len(self.batch.ids),
+            "noun": self.noun,
             **summary,
             "total_seconds": round(time.monotonic() - self.began, 3),
             "report": str(self.report),
@@ -277,7 +284,7 @@ def closing_lines(document: dict[str, Any], flower: str, up: str) -> list[str]:
         up: the command for it.
     """
     timing = (
-        f"{document['seconds']:.1f} s of work, {document['per_second']:.1f} documents/s; from submit to end "
+        f"{document['seconds']:.1f} s of work, {document['per_second']:.1f} {document['noun']}s/s; from submit to end "
         f"{duration(document['p50'])} at p50, {duration(document['p95'])} at p95; "
         f"{document['total_seconds']:.1f} s in all"
     )
@@ -286,7 +293,7 @@ def closing_lines(document: dict[str, Any], flower: str, up: str) -> list[str]:
     outcomes = ", ".join(f"{number} {words.get(status, status)}" for status, number in document["outcomes"].items())
     lines = [
         "",
-        f"{documents(document['documents'])}: {outcomes}",
+        f"{counted(document['documents'], document['noun'])}: {outcomes}",
         timing,
         f"report  {document['report']}",
         f"Flower  {document['flower'] or 'died, see its log'} while this ran; {flower} with `celeriac up`",
@@ -309,9 +316,9 @@ def closing_lines(document: dict[str, Any], flower: str, up: str) -> list[str]:
     return lines
 
 
-def documents(number: int) -> str:
-    """Return a number of documents in words."""
-    return f"{number} document" if number == 1 else f"{number} documents"
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def agents_prefix(named: Sequence[str], modules: Sequence[str]) -> str:

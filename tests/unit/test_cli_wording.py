@@ -14,7 +14,7 @@ from rich.text import Text
 
 from orchestrator.cli import breakers, demo, entry, output
 from orchestrator.cli.board import Announcer
-from orchestrator.cli.demo import agents_prefix, documents
+from orchestrator.cli.demo import agents_prefix, counted
 from orchestrator.cli.failures import explain
 from orchestrator.cli.output import clock_time
 from orchestrator.cli.plain import plain
@@ -119,6 +119,7 @@ def nasty_document() -> dict[str, object]:
     times = dict.fromkeys(("seconds", "per_second", "p50", "p95", "total_seconds"), 1.0)
     return {
         "documents": 1,
+        "noun": "document",
         "outcomes": {"failed": 1},
         "report": "r",
         "flower": None,
@@ -396,5 +397,5 @@ def test_next_command_promises_to_go_on_only_where_something_waits() -> None:
 
 
 def test_one_document_is_singular() -> None:
-    assert documents(1) == "1 document"
-    assert documents(0) == "0 documents"
+    assert counted(1, "document") == "1 document"
+    assert counted(0, "review") == "0 reviews"

@@ -33,8 +33,8 @@ def dead_code(files: Files) -> Findings:
             scanner.scan(text, filename=file)
         except OSError as error:
             unchecked.append(Unchecked(path=path, reason=f"cannot be read: {error.strerror}"))
-        except (SyntaxError, UnicodeDecodeError) as error:
-            unchecked.append(Unchecked(path=path, reason=message(f"cannot be decoded: {error}")))
+        except (SyntaxError, UnicodeDecodeError):  # the former for an encoding that there is not
+            unchecked.append(Unchecked(path=path, reason="cannot be decoded"))
         except (RecursionError, MemoryError):
             unchecked.append(Unchecked(path=path, reason="nested too deeply"))
         if scanner.exit_code != fine:  # it has written why to stderr

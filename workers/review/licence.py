@@ -168,6 +168,7 @@ def _installed(root: Path) -> Iterator[str]:
             file.parts == (root.name, "__init__.py") for file in distribution.files or ()
         ):
             about = distribution.metadata
-            classified = any(one.startswith("License ::") for one in about.get_all("Classifier", []))
-            if about.get("License-Expression") or about.get("License") or about.get("License-File") or classified:
-                yield about.get("License-Expression") or ""
+            expression = next(iter(about.get_all("License-Expression") or []), "")
+            others = [one for name in ("License", "License-File", "Classifier") for one in about.get_all(name) or []]
+            if expression or any(one.startswith("License ::") or "::" not in one for one in others):
+                yield expression

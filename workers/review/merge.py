@@ -55,7 +55,17 @@ def merge(findings: Iterable[tuple[str, Finding]]) -> list[Issue]:
         number = seen[finding.path, finding.line, about, tool, finding.rule]
         seen[finding.path, finding.line, about, tool, finding.rule] += 1
         places[finding.path, finding.line, about, number].append((tool, finding))
-    return sorted(map(_issue, places.values()), key=_worth)
+    issues = {place: _issue(found) for place, found in places.items()}
+    often = Counter((issue.severity, about) for (_, _, about, _), issue in issues.items())
+
+    def worth(place: tuple[str, int, str, int]) -> tuple[int, int, str, int, int, str, str]:
+        """Order by severity; then what is rare, since what is everywhere is a habit; then by place."""
+        issue = issues[place]
+        first = issue.sources[0]
+        severity = SEVERITIES.index(issue.severity)
+        return severity, often[issue.severity, place[2]], issue.path, issue.line, issue.column, first.tool, first.rule
+
+    return [issues[place] for place in sorted(places, key=worth)]
 
 
 def _issue(found: list[tuple[str, Finding]]) -> Issue:
@@ -71,18 +81,4 @@ def _issue(found: list[tuple[str, Finding]]) -> Issue:
             Source(tool=tool, rule=one.rule, line=one.line, column=one.column, message=one.message)
             for tool, one in found
         ),
-    )
-
-
-def _worth(issue: Issue) -> tuple[int, int, str, int, int, str, str]:
-    """Order: severity; how many tools agree; then by place."""
-    first = issue.sources[0]
-    return (
-        SEVERITIES.index(issue.severity),
-        -len({source.tool for source in issue.sources}),
-        issue.path,
-        issue.line,
-        issue.column,
-        first.tool,
-        first.rule,
     )
