@@ -16,6 +16,7 @@ RUN python3 -m venv /venv \
 COPY workers workers
 COPY config config
 
-RUN useradd --system --uid 10001 celeriac
+# A volume that is first mounted on /reports takes its owner over.
+RUN useradd --system --uid 10001 celeriac && install -d -o celeriac /reports
 USER celeriac
 CMD ["celery", "-A", "orchestrator.app", "worker", "--without-gossip", "--without-mingle"]

@@ -45,6 +45,7 @@ bench: .venv/.ready  ## measure CPU and latency beside plain Celery
 	@$(BIN)/python -m benchmarks waiting
 	@$(BIN)/python -m benchmarks guards
 	@$(BIN)/python -m benchmarks provider
+	@$(BIN)/python -m benchmarks review
 
 chaos: .venv/.ready  ## kill workers and servers on purpose and check that every run ends right
 	@echo "==> pytest: chaos tests"

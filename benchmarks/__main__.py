@@ -7,11 +7,18 @@ import json
 import sys
 from typing import Final
 
-from benchmarks import fan_out, guards, pipeline, provider, waiting
+from benchmarks import fan_out, guards, pipeline, provider, review, waiting
 
-SUITES: Final = {"pipeline": pipeline, "fan_out": fan_out, "waiting": waiting, "guards": guards, "provider": provider}
-COUNTS: Final = {"pipeline": 400, "fan_out": 5000, "waiting": 2000, "guards": 960, "provider": 500}
-ROUNDS: Final = {"pipeline": 3, "fan_out": 1, "waiting": 2, "guards": 1, "provider": 1}
+SUITES: Final = {
+    "pipeline": pipeline,
+    "fan_out": fan_out,
+    "waiting": waiting,
+    "guards": guards,
+    "provider": provider,
+    "review": review,
+}
+COUNTS: Final = {"pipeline": 400, "fan_out": 5000, "waiting": 2000, "guards": 960, "provider": 500, "review": 1}
+ROUNDS: Final = {"pipeline": 3, "fan_out": 1, "waiting": 2, "guards": 1, "provider": 1, "review": 1}
 
 
 def main() -> None:
@@ -21,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure beside plain Celery.")
     parser.add_argument("suite", nargs="?", choices=SUITES, default="pipeline", help="what to measure")
     parser.add_argument(
-        "--count", "--runs", type=int, help=f"of pipelines, members, waiting tasks, runs (default: {counts})"
+        "--count", "--runs", type=int, help=f"of pipelines, members, waiting tasks, runs, reviews (default: {counts})"
     )
     parser.add_argument("--rounds", type=int, help=f"of every side, the least disturbed one counts (default: {rounds})")
     parser.add_argument("--single", type=int, default=20, help="pipelines one after another, for the latency")
