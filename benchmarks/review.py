@@ -43,7 +43,7 @@ def measure(folder: Path) -> dict[str, Any]:
         )
         if done.returncode:
             raise SystemExit(f"the review ended with {done.returncode}: {done.stdout.decode()[-2000:]}")
-        said = json.loads(done.stdout)
+        said: dict[str, Any] = json.loads(done.stdout)
         return said | {"document": json.loads(Path(said["report"]).with_suffix(".json").read_text(encoding="utf-8"))}
 
 

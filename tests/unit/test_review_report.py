@@ -22,18 +22,22 @@ from workers.review.report import report
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from orchestrator.messages import MemberOutcome
+
 
 def finding(rule: str, line: int = 1, *, path: str = "a.py", severity: Severity = "low", column: int = 0) -> Finding:
     """Return a finding in a.py."""
     return Finding(rule=rule, severity=severity, path=path, line=line, column=column, message=f"{rule} it is")
 
 
-def outcomes(folder: Path, *, broken: str = "", status: str = "failed", reason: str = "") -> list[Outcome[Findings]]:
+def outcomes(
+    folder: Path, *, broken: str = "", status: MemberOutcome = "failed", reason: str = ""
+) -> list[Outcome[Findings]]:
     """Do every assignment of a folder's plan, but those of one specialist."""
     return [
         Outcome[Findings](
             worker=str(one.to),
-            status="ok" if one.to != broken else status,  # type: ignore[arg-type]  one of them
+            status="ok" if one.to != broken else status,
             value=DOERS[str(one.to)](one.input) if one.to != broken else None,
             reason=reason if one.to == broken else "",
             label=one.label,
@@ -169,7 +173,7 @@ def test_a_whole_review_is_written_in_three_formats_and_is_the_same_each_time(tm
 
 @pytest.mark.parametrize("status", ["failed", "late"])
 def test_a_specialist_without_result_leaves_a_report_that_says_what_was_not_checked(
-    tmp_path: Path, status: str
+    tmp_path: Path, status: MemberOutcome
 ) -> None:
     # given
     folder = plant(tmp_path / "folder")

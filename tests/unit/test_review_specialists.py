@@ -81,7 +81,7 @@ def test_each_specialist_finds_what_was_planted_for_it(
 ) -> None:
     # given
     plant(tmp_path)
-    paths = ("config.ini", "shop/__init__.py", "shop/orders.py", "shop/prices.py")
+    paths: tuple[str, ...] = ("config.ini", "shop/__init__.py", "shop/orders.py", "shop/prices.py")
     if specialist not in {"licence", "secrets"}:
         paths = paths[1:]
 
