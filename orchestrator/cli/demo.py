@@ -283,11 +283,13 @@ def closing_lines(document: dict[str, Any], flower: str, up: str) -> list[str]:
         flower: where `celeriac up` will have Flower.
         up: the command for it.
     """
-    timing = (
-        f"{document['seconds']:.1f} s of work, {document['per_second']:.1f} {document['noun']}s/s; from submit to end "
-        f"{duration(document['p50'])} at p50, {duration(document['p95'])} at p95; "
-        f"{document['total_seconds']:.1f} s in all"
-    )
+    timing = f"{document['seconds']:.1f} s of work"
+    if document["documents"] > 1:
+        timing += (
+            f", {document['per_second']:.1f} {document['noun']}s/s; from submit to end "
+            f"{duration(document['p50'])} at p50, {duration(document['p95'])} at p95"
+        )
+    timing += f"; {document['total_seconds']:.1f} s in all"
     program = program_name()
     words = {"waiting": "wait for a person"}
     outcomes = ", ".join(f"{number} {words.get(status, status)}" for status, number in document["outcomes"].items())

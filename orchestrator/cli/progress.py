@@ -1,10 +1,10 @@
-"""How far many runs of one flow are, stage by stage."""
+"""How far many runs of one flow are: stage by stage, and what was given to specialists."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -43,10 +43,10 @@ class Batch:
         if time.monotonic() - self._looked < LOOK:
             return
         open_ids = [run_id for run_id in self.ids if run_id not in self.states or not self.states[run_id].finished]
-        before = self.progress()
+        before = self.progress(), self.members()
         self.states |= {state.id: state for state in self.client.store.load_many(open_ids)}
         self._looked = time.monotonic()
-        if self.progress() != before:
+        if (self.progress(), self.members()) != before:
             self.moved = self._looked
 
     @property
@@ -59,6 +59,10 @@ class Batch:
     def progress(self) -> dict[str, tuple[int, int]]:
         """Return, for each stage, how many runs have completed it, and how many ended in it without a result."""
         return progress_by_stage(list(self.states.values()), self.stages)
+
+    def members(self) -> dict[str, tuple[int, int, int]]:
+        """Return, for each specialist, how many assignments it has done, how many failed, and how many it has."""
+        return progress_by_specialist(list(self.states.values()))
 
     def outcomes(self) -> Counter[str]:
         """Return how many runs are in each status."""
@@ -87,8 +91,21 @@ def progress_by_stage(states: Sequence[RunState], stages: Sequence[str]) -> dict
     return {stage: (done[stage], failed[stage]) for stage in stages}
 
 
+def progress_by_specialist(states: Sequence[RunState]) -> dict[str, tuple[int, int, int]]:
+    """Return, by specialist, how many of its assignments are done, how many failed or came late, and all of them."""
+    ended: dict[str, Counter[str]] = {}
+    for state in states:
+        for step in state.steps:
+            if step.specialist is not None:
+                ended.setdefault(step.specialist, Counter())[step.outcome or "open"] += 1
+    return {
+        name: (counts["ok"] + counts["degraded"], counts["failed"] + counts["late"], counts.total())
+        for name, counts in sorted(ended.items())
+    }
+
+
 class Bars:
-    """A bar for each stage, for a terminal."""
+    """A bar for each stage and specialist, for a terminal."""
 
     def __init__(self, batch: Batch, out: Console) -> None:
         self._batch = batch
@@ -103,11 +120,16 @@ class Bars:
         self._tasks: dict[str, TaskID] = {
             stage: self.progress.add_task(stage, total=len(batch.ids), failed="") for stage in batch.stages
         }
+        self._given: dict[str, TaskID] = {}  # specialists, once they have something to do
 
     def update(self) -> None:
         """Show how far the runs are."""
         for stage, (done, failed) in self._batch.progress().items():
-            self.progress.update(self._tasks[stage], completed=done, failed=f"{failed} failed" if failed else "")
+            self.progress.update(self._tasks[stage], completed=done, failed=_failures(failed))
+        for name, (done, failed, total) in self._batch.members().items():
+            if name not in self._given:
+                self._given[name] = self.progress.add_task(f"  {name}", failed="")
+            self.progress.update(self._given[name], total=total, completed=done, failed=_failures(failed))
 
 
 class Lines:
@@ -117,18 +139,26 @@ class Lines:
         self._batch = batch
         self._out = out
         self._began = self._told = time.monotonic()
-        self._last: Mapping[str, tuple[int, int]] = {}
+        self._last = ""
 
     def update(self) -> None:
         """Print how far the runs are, if it is time and there is something new."""
-        now, done = time.monotonic(), self._batch.progress()
-        over = self._batch.settled and done != self._last
-        if (now - self._told < LINE or done == self._last) and not over:
+        now, said = time.monotonic(), self._say()
+        over = self._batch.settled and said != self._last
+        if (now - self._told < LINE or said == self._last) and not over:
             return
-        self._told, self._last = now, done
-        total = len(self._batch.ids)
-        stages = "  ".join(
-            f"{stage} {number}/{total}" + (f" ({failed} failed)" if failed else "")
-            for stage, (number, failed) in done.items()
+        self._told, self._last = now, said
+        self._out.print(f"{now - self._began:5.1f} s  {said}", markup=False)
+
+    def _say(self) -> str:
+        runs = len(self._batch.ids)
+        stages = [(name, done, failed, runs) for name, (done, failed) in self._batch.progress().items()]
+        given = [(name, *counts) for name, counts in self._batch.members().items()]
+        return "  ".join(
+            f"{name} {done}/{total}" + (f" ({_failures(failed)})" if failed else "")
+            for name, done, failed, total in [*stages, *given]
         )
-        self._out.print(f"{now - self._began:5.1f} s  {stages}", markup=False)
+
+
+def _failures(number: int) -> str:
+    return f"{number} failed" if number else ""

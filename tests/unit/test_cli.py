@@ -556,6 +556,7 @@ def test_closing_text_of_a_demo_has_the_report_the_times_and_what_to_type_next()
     # given
     document = {
         "documents": 3,
+        "noun": "document",
         "outcomes": {"completed": 1, "failed": 1, "waiting": 1},
         "seconds": 2.0,
         "per_second": 1.0,

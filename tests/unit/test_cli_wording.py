@@ -18,7 +18,7 @@ from orchestrator.cli.demo import agents_prefix, counted
 from orchestrator.cli.failures import explain
 from orchestrator.cli.output import clock_time
 from orchestrator.cli.plain import plain
-from orchestrator.cli.progress import progress_by_stage
+from orchestrator.cli.progress import progress_by_specialist, progress_by_stage
 from orchestrator.cli.supervisor import Change
 from orchestrator.cli.watching import View, line, telling_how_to_decide
 from orchestrator.cli.wording import current_step, details, how_to_go_on, outcome, remark, spent, standing, took
@@ -372,6 +372,22 @@ def test_bars_count_a_failed_run_for_the_stages_it_completed_alone() -> None:
 
     # then: completed, and ended there
     assert progress_by_stage(states, stages) == {"a": (3, 1), "b": (1, 1), "c": (1, 0)}
+
+
+def test_assignments_are_counted_by_specialist() -> None:
+    # given
+    ended = {"ok": "completed", "degraded": "completed", "failed": "failed", "late": "cancelled", None: "running"}
+    members = tuple(
+        step(f"{name}#{number}", status).model_copy(update={"specialist": name, "outcome": outcome})
+        for name in ("ruff", "bandit")
+        for number, (outcome, status) in enumerate(ended.items())
+    )
+
+    # when
+    found = progress_by_specialist([run_state("running", steps=(step("plan", "completed"), *members))] * 2)
+
+    # then: what is done, what failed or came late, all
+    assert found == {"bandit": (4, 4, 10), "ruff": (4, 4, 10)}
 
 
 def test_next_command_names_the_flows_module_unless_the_settings_do() -> None:
