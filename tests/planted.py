@@ -24,6 +24,8 @@ SOURCES: Final = {
     ),
     "shop/prices.py": (
         f"from shop.orders import place\n\n\ndef price(value):\n{BRANCHES}    return place(value)\n\n\nprice(3)\n"
+        # Nothing here reads `daemon`; the library does.
+        "import threading\n\nthread = threading.Thread(target=print)\nthread.daemon = True\nthread.start()\n"
     ),
     "shop/typed.pyi": "import os\n",
     "web/cart.js": "function total(a) {\n" + "  if (a) { a++; }\n" * 20 + "  return a;\n}\n",

@@ -170,9 +170,10 @@ def test_each_file_goes_once_to_each_specialist_that_reads_it(tmp_path: Path) ->
     assert whole["licence"] == ("LICENSE", "README.md", "config.ini")
 
 
-def test_a_batch_has_one_language_and_is_small() -> None:
+@pytest.mark.parametrize("size", [10, 3000])
+def test_a_batch_has_one_language_and_is_small(size: int) -> None:
     # given
-    entries = [Entry(f"{number:03}.{suffix}", suffix, 3000) for number in range(40) for suffix in ("py", "js")]
+    entries = [Entry(f"{number:03}.{suffix}", suffix, size) for number in range(40) for suffix in ("py", "js")]
     entries.append(Entry("zz-huge.py", "py", BATCH_BYTES * 10))
 
     # when
