@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from benchmarks.by_hand import by_hand, reported
+from orchestrator.cli.ports import any_free
+from tests.command_line import Shell
 from tests.integration.fleet import CHECKOUT, FAST, Deployment, Pool
 from tests.integration.reviewing.flows import hasty
 from tests.planted import plant
@@ -147,3 +149,24 @@ def test_a_path_that_is_not_there_fails_the_run_with_a_clear_reason(tmp_path: Pa
     # then
     with pytest.raises(Exception, match="No such file or directory where the workers are; check the path"):
         run.result(timeout=30)
+
+
+def test_the_demo_reviews_a_folder_and_names_its_report(tmp_path: Path) -> None:
+    # given
+    folder = plant(tmp_path / "folder")
+    shell = Shell(tmp_path, {"CELERIAC_FLOWER_PORT": str(any_free("127.0.0.1")), "PYTHONWARNINGS": "ignore"})
+
+    # when
+    result = shell.run("demo", "review", "--input", "folder")
+
+    # then
+    assert result.code == 0, result
+    assert "1 review for flow review" in result.err + result.out
+    assert "1 review: 1 completed" in result.out
+    (report,) = (tmp_path / ".celeriac" / "review").glob("*/report.md")
+    assert f"report  {report}" in result.out
+    assert reported(json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))) == by_hand(folder)
+
+
+def test_the_demo_refuses_a_path_that_is_not_there_before_it_starts_anything(tmp_path: Path) -> None:
+    Shell(tmp_path).run("demo", "review", "--input", "absent").assert_one_line("absent", "check the path")

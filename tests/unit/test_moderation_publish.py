@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.testing import fake_context
-from workers.moderation.extract import MAX_CHARACTERS, extract
 from workers.files import write_atomically
+from workers.moderation.extract import MAX_CHARACTERS, extract
 from workers.moderation.models import Classified, Published, Summarised, Verdict
 from workers.moderation.publish import file_name, final_action, publish
 from workers.moderation.report import write_report
