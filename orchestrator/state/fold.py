@@ -105,6 +105,17 @@ class _Folding:
         if not event.data.get("accepted") and not _decided(fan):
             self.open(fan, event)
 
+    def is_lesser(self, last: dict[str, object]) -> bool:
+        """Tell whether a member's output rests on what a fallback gave, or on a fan-out that got less than it takes."""
+        name = str(last["member"])
+        while True:
+            step = self.steps[name]
+            if step.get("degraded") or self.fans.get(name, {}).get("degraded"):
+                return True
+            if step is last:
+                return False
+            name = str(step["next"])
+
     def open(self, fan: FanFields, event: Event) -> None:
         """Let members begin that wait for their place."""
         while fan.get("head") and fan["opened"] - fan["ended"] < fan["width"]:
@@ -175,7 +186,7 @@ def _step_completed(folding: _Folding, event: Event) -> None:
     if undoes:
         folding.steps[str(undoes)]["undone"] = True
     if step.get("fan") and not step.get("next"):
-        folding.member_ended(step, "degraded" if step.get("degraded") else "ok", event)
+        folding.member_ended(step, "degraded" if folding.is_lesser(step) else "ok", event)
     elif step.get("next") and not data.get("partial") and not data.get("answers"):
         following = folding.steps[str(step["next"])]
         if not undoes:

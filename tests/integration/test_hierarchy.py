@@ -33,6 +33,7 @@ AGENTS = (
     "degraded",
     "stubborn",
     "moody",
+    "limited",
     "finish",
     "undo",
     "end",
@@ -252,6 +253,20 @@ def test_no_more_are_in_flight_than_the_width(deployment: Deployment) -> None:
     assert run.result(timeout=SOON).texts == list("abcde")
 
 
+def test_tenants_are_served_in_turn_where_a_specialist_is_limited(deployment: Deployment) -> None:
+    # given three runs of one tenant with many assignments for a specialist that works at two at a time
+    plan = {"rounds": [[job("limited", str(number)) for number in range(20)]]}
+    many = [deployment.client.submit("all", plan, tenant="many") for _ in range(3)]
+    wait_until(lambda: step(many[2], "limited#1") is not None, SOON, "they are under way")
+    # when another tenant submits a small one
+    few = deployment.client.submit("all", {"rounds": [[job("limited", "x"), job("limited", "y")]]}, tenant="few")
+    # then it does not wait for theirs
+    assert few.result(timeout=SOON).texts == ["x", "y"]
+    assert not any(run.state().finished for run in many)
+    for run in many:
+        run.result(timeout=SOON)
+
+
 # Rounds
 
 
@@ -285,11 +300,16 @@ def test_where_a_specialists_pipeline_fails_the_assignment_does(deployment: Depl
     assert told.statuses == {"two-steps#1/work": "failed", "work#2": "ok"}
 
 
+def test_what_a_specialists_pipeline_makes_of_a_fallbacks_output_is_degraded(deployment: Deployment) -> None:
+    run = submit(deployment, "all", [job("poor-steps", "a")])
+    assert run.result(timeout=SOON).statuses == {"poor-steps#1/degraded": "degraded"}
+
+
 def test_a_specialist_may_be_a_hierarchy(deployment: Deployment) -> None:
     inner = {"to": "team", "input": {"rounds": [[job(text="x"), job("two-steps", "y"), job(text="z", how="fail")]]}}
     run = submit(deployment, "whole", [inner, job(text="b")])
     told = run.result(timeout=SOON)
-    assert set(told.statuses.values()) == {"ok"}
+    assert told.statuses == {"office/team#1/plan": "degraded", "office/work#2": "ok"}
     assert run.state().fans["office/team#1/report"].failed == 1
     assert {one.name for one in run.state().steps} >= {"office/team#1/two-steps#2/finish", "office/work#2", "end"}
 

@@ -292,6 +292,18 @@ local function fail_step(retention_ms, step, rec, reason, kind, dispatch_ms)
   return 'failed'
 end
 
+-- Whether a member's output rests on what a fallback gave, or on a fan-out that came together with less than it takes.
+local function is_lesser(last, rec)
+  local name = rec.member
+  while true do
+    local each = name == last and rec or load(name)
+    local fan = each.joins and redis.call('HGET', RUN, 'fan:' .. name)
+    if each.degraded or (fan and cjson.decode(fan).degraded) then return true end
+    if name == last then return false end
+    name = each.next
+  end
+end
+
 -- The step's output is in: what follows becomes ready, or the run is completed. Returns the reply to the caller.
 local function complete(retention_ms, step, rec, accepted, dispatch_ms)
   settle(rec)
@@ -314,7 +326,7 @@ local function complete(retention_ms, step, rec, accepted, dispatch_ms)
   if rec.undoes then
     end_undoing(retention_ms)
   elseif rec.fan then
-    local outcome = rec.degraded and 'degraded' or 'ok'
+    local outcome = is_lesser(step, rec) and 'degraded' or 'ok'
     member_ended(retention_ms, step, rec, outcome, rec.output, nil, accepted, dispatch_ms)
     return told('joins', rec.fan)
   else

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from orchestrator import (
     Assignment,
+    Concurrency,
     Constant,
     Context,
     Decision,
@@ -159,6 +160,12 @@ def degraded(job: Job) -> Done:
     raise ValueError(job.text)
 
 
+@agent("offices.limited", concurrency=Concurrency(total=2))
+async def limited(job: Job) -> Done:
+    await asyncio.sleep(0.05)
+    return Done(text=job.text)
+
+
 @agent("offices.finish")
 def finish(ctx: Context, done: Done) -> Done:
     log(ctx, "finish")
@@ -202,6 +209,8 @@ WORKERS: list[Any] = [
     Specialist(degraded, name="poor"),
     Specialist(stubborn),
     moody,
+    limited,
+    Pipeline("poor-steps", [degraded, finish]),
     two_steps,
     team,
 ]
