@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from orchestrator import Run
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("cli_resilience")]
 
 SOON = 15.0
 AGENTS = ("tests.integration.trouble.flows",)

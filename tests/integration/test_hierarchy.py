@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from orchestrator import Run
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("hierarchy")]
 
 SOON = 20.0
 MODULE = "tests.integration.offices.flows"

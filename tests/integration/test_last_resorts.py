@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from orchestrator import Run, StepState
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("last_resorts")]
 
 SOON = 15.0
 MODULE = "tests.integration.resorts.flows"

@@ -45,7 +45,11 @@ def start(tmp: Any, pool: Pool) -> Deployment:  # noqa: ANN401  pytest's factory
     return made
 
 
-@pytest.fixture(scope="module", params=["asyncio", "prefork"])
+# One pool's tests on one of pytest-xdist's workers, so that there is one deployment of each.
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(pool, marks=pytest.mark.xdist_group(f"trouble-{pool}")) for pool in ("asyncio", "prefork")],
+)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     deployment = start(tmp_path_factory, request.param)
     deployment.client.settings = deployment.settings.model_copy(update={"agents": ("tests.integration.trouble.flows",)})
