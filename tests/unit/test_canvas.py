@@ -197,3 +197,70 @@ def test_a_published_chain_is_one_message_below_eight_kilobytes(app: Celery) -> 
     assert message.headers["task"] == first.agent
     size = len(message.body) + len(json.dumps(cast("dict[str, object]", message.headers)))
     assert size < 8 * 1024
+
+
+def fan_out(count: int, status: StepStatus = "ready") -> RunState:
+    """Return a run whose boss has given work to so many, and whose flow goes on behind them."""
+    steps = [
+        StepState(name="plan", agent="team.plan", status="completed", delegates=True, next="report"),
+        StepState(name="report", agent="team.report", status="pending", joins=True, next="publish"),
+        StepState(name="publish", agent="team.publish", status="pending"),
+        *(
+            StepState(name=f"work#{number}", agent="team.work", status=status, fan="report", member=f"work#{number}")
+            for number in range(1, count + 1)
+        ),
+    ]
+    return run(steps)
+
+
+def test_the_members_that_are_ready_are_a_chord_and_what_joins_them_is_its_body(app: Celery) -> None:
+    (canvas,) = compile_canvas(app, fan_out(3))
+    assert canvas.task == "celery.chord"
+    assert [dict(member)["kwargs"] for member in canvas.kwargs["header"]] == [
+        {"run": RUN, "step": f"work#{number}"} for number in (1, 2, 3)
+    ]
+    body = dict(canvas.kwargs["body"])
+    assert (body["task"], body["kwargs"], body["immutable"]) == ("team.report", {"run": RUN, "step": "report"}, True)
+
+
+def test_the_name_that_flower_and_its_metrics_show_has_no_member_s_number(app: Celery) -> None:
+    (canvas,) = compile_canvas(app, fan_out(2))
+    assert {dict(member)["options"]["shadow"] for member in canvas.kwargs["header"]} == {"flow/work"}
+
+
+def test_what_joins_a_fan_out_goes_on_as_a_chain_and_what_gives_work_out_stands_alone(app: Celery) -> None:
+    # given a boss that is ready, and what joins its work
+    plan, report, publish_, *_ = fan_out(0).steps
+    boss = plan.model_copy(update={"status": "ready"})
+    joins = report.model_copy(update={"status": "ready"})
+    # then nobody knows yet what follows the boss
+    assert [link["kwargs"]["step"] for link in links(app, run([boss, report, publish_]))] == ["plan"]
+    assert [link["kwargs"]["step"] for link in links(app, run([plan, joins, publish_]))] == ["report", "publish"]
+
+
+def test_members_of_several_fan_outs_are_several_chords(app: Celery) -> None:
+    state = fan_out(2)
+    inner = [
+        StepState(name="team#3/report", agent="team.report", joins=True, fan="report", member="team#3/plan"),
+        StepState(name="team#3/work#1", agent="team.work", status="ready", fan="team#3/report", member="team#3/work#1"),
+    ]
+    found = compile_canvas(app, state.model_copy(update={"steps": (*state.steps, *inner)}))
+    assert [(len(one.kwargs["header"]), one.kwargs["body"]["kwargs"]["step"]) for one in found] == [
+        (2, "report"),
+        (1, "team#3/report"),
+    ]
+
+
+def test_a_member_s_message_holds_its_chord_s_body_and_stays_small(app: Celery) -> None:
+    # when a fan-out is published
+    assert publish(app, fan_out(50)) is True
+
+    # then each member has a message of its own, with the group and the body that Celery's chords have
+    with app.connection_for_read() as connection:
+        messages = [connection.default_channel.basic_get("team.work") for _ in range(51)]
+    assert messages.pop() is None
+    for message in messages:
+        assert message.headers["group"] == f"{RUN}:report"
+        embed = json.loads(message.body)[2]
+        assert embed["chord"]["kwargs"] == {"run": RUN, "step": "report"}
+        assert len(message.body) + len(json.dumps(message.headers)) < 2048
