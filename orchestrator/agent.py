@@ -186,15 +186,17 @@ class Context:
     _journal: Journal = field(default_factory=MemoryJournal, repr=False)
     _account: Account = field(default_factory=Account, repr=False)
     _watch: IdleWatch | None = field(default=None, repr=False)
+    _rung: int = field(default=0, repr=False)
 
     @property
     def idempotency_key(self) -> str:
         """
         The same for every attempt of this step at this revision: hand it to services outside Redis.
 
-        A fallback's differs from its first agent's: a service must not answer the one with the other's result.
+        A fallback's differs from its first agent's, and from another fallback's: a service must not answer the one with
+        the other's result.
         """
-        return f"{self.run_id}:{self.step}:{self.revision}{':fallback' if self.degraded else ''}"
+        return f"{self.run_id}:{self.step}:{self.revision}{f':fallback-{self._rung}' if self.degraded else ''}"
 
     @property
     def cancelled(self) -> bool:
@@ -359,6 +361,11 @@ class Agent(Generic[P, R]):
 
     def __init__(self, name: str, function: Callable[P, R], **policies: Unpack[Policies]) -> None:
         self.name = name
+        self.where = _where(function)
+        unknown = sorted(policies.keys() - Policies.__annotations__.keys())
+        if unknown:
+            known = ", ".join(Policies.__annotations__)
+            raise self._invalid(f"there is no option {', '.join(unknown)} (known: {known})")
         self.function = function
         self.timeout = policies.get("timeout", DEFAULT_TIMEOUT)
         self.idle, self.deadline = policies.get("idle"), policies.get("deadline")
@@ -370,7 +377,6 @@ class Agent(Generic[P, R]):
         self.fallback: tuple[Rung, ...] = tuple(
             rung.name if isinstance(rung, Agent) else rung for rung in policies.get("fallback", ())
         )
-        self.where = _where(function)
         if not inspect.isfunction(function):
             raise self._invalid(f"{function!r:.80} is no plain function: write `def` or `async def` below @agent")
         self.is_async = inspect.iscoroutinefunction(function)

@@ -334,6 +334,7 @@ class Run:
             why = {
                 "not failed": f"it has not failed, it is {state.status}",
                 "no step": f"it has no step {where!r}",
+                "orphan": f"it is a child of run {where}, which has ended: redrive that one",
                 "member": f"step {step!r} belongs to a fan-out, whose assignments that failed run again with {where!r}",
                 "no input": f"step {where!r} has no input: what comes before it is not done; start there or give one",
             }[what]

@@ -47,6 +47,16 @@ def definition_site() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
+def text_of(error: object) -> str:
+    """Return an error as a line of text, whatever its own code does when it is asked for one."""
+    kind = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  a user's class; that it cannot speak is no reason to lose its step
+        text = "it has no text: its __str__ raises"
+    return f"{kind}: {text}" if text else kind
+
+
 class OrchestratorError(Exception):
     """Base of every error of ours; `str()` is one line that says what to do next."""
 
@@ -260,10 +270,13 @@ class RetryLater(OrchestratorError):
     """
 
     def __init__(self, after: float, reason: str = "") -> None:
-        super().__init__(after, reason)
-        if not 0 <= after < math.inf:
+        given: object = after
+        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < math.inf:
             msg = f"RetryLater takes seconds from now on, not {after!r:.40}"
             raise ValueError(msg)
+        said: object = reason
+        # Often the error that was caught.
+        super().__init__(after, said if isinstance(said, str) else text_of(said))
 
     def __str__(self) -> str:
         after, reason = self.args

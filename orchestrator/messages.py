@@ -353,7 +353,7 @@ class RunState(Frozen):
         return cls.model_validate({"id": run_id, **plain, "steps": steps, "fans": fans})
 
 
-_OWN_FIELDS: Final = ("step:", "fan:")
+_OWN_FIELDS: Final = ("step:", "fan:", "record")
 _JSON_FIELDS: Final = frozenset({"order", "tags", "budget", "budgets", "ending", "failure"})
 
 

@@ -170,5 +170,7 @@ def _document(run: Run, state: RunState) -> dict[str, Any]:
         "id": run.id,
         "status": state.status,
         "reason": state.reason,
+        "degraded": state.degraded,
+        "partial": state.partial,
         "result": run.value(state.output) if state.output else None,
     }

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from orchestrator.agent import LONGEST_NAME, Agent, agents, to_json
-from orchestrator.errors import InvalidFlow, UnknownAgent, definition_site
+from orchestrator.errors import InvalidFlow, UnknownAgent, definition_site, text_of
 from orchestrator.messages import Member, PlanStep, Terms
 from orchestrator.patterns.delegation import (
     MAX_ASSIGNMENTS,
@@ -214,7 +214,7 @@ class Hierarchy:
             found: object = self._router(assignment, self.workers)
         except Exception as error:
             # A user's code: one assignment that it cannot place is no reason to lose the others.
-            msg = f"the router raised {type(error).__name__}: {error}"
+            msg = f"the router raised {text_of(error)}"
             raise _Refused(msg) from error
         if not isinstance(found, str):
             msg = f"the router must return a specialist's name, not {found!r:.80}"

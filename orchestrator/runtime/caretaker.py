@@ -139,8 +139,10 @@ class Caretaker:
     def _lost(self, run_id: str, step: str | None) -> None:
         if not step:
             return
-        self._release(run_id, step)
         change = self._store.lost(run_id, step)
+        if change.what == "held":
+            return  # renewed since: what it holds is its own
+        self._release(run_id, step)
         if change.what in {"ready", "undoing"}:
             logger.warning("run %s step %s: its worker is gone; publishing it again", run_id, step)
         elif change.what in {"delayed", "failed"}:

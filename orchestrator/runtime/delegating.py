@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.errors import text_of
 from orchestrator.patterns.delegation import THOUSAND, Plan
 from orchestrator.patterns.flow import flows, locate, within
 from orchestrator.patterns.hierarchy import Hierarchy
@@ -120,4 +121,4 @@ def acceptable(attempt: Attempt, output: object) -> bool:
     try:
         return bool(accept(output))
     except Exception as error:
-        raise AttemptFailed(f"its join's accept raised {type(error).__name__}: {error}", judged=True) from error
+        raise AttemptFailed(f"its join's accept raised {text_of(error)}", judged=True) from error

@@ -20,7 +20,7 @@ from pydantic_core import PydanticSerializationError
 
 from orchestrator.agent import Context, Flag, from_json, to_json
 from orchestrator.client import describe
-from orchestrator.errors import LeaseLost, PayloadTooLarge, RetryLater
+from orchestrator.errors import LeaseLost, PayloadTooLarge, RetryLater, text_of
 from orchestrator.patterns.delegation import Plan
 from orchestrator.patterns.flow import flows, locate
 from orchestrator.patterns.gate import Decision
@@ -131,7 +131,8 @@ def _work(attempt: Attempt, value: object) -> Judged:
             return delegation(attempt, output)
         written = to_json(agent.output, output)
     except PydanticSerializationError as error:
-        raise AttemptFailed(f"agent {agent.name!r} returned what cannot be written as JSON: {error}") from error
+        why = f"agent {agent.name!r} returned what cannot be written as JSON: {text_of(error)}"
+        raise AttemptFailed(why) from error
     except ValidationError as error:
         raise AttemptFailed(f"agent {agent.name!r} returned what it does not declare: {describe(error)}") from error
     longest = agent.timeout + HARD_LIMIT_GRACE
@@ -165,6 +166,7 @@ def _call(attempt: Attempt, value: object, cancelled: Flag) -> object:
         _journal=StepJournal(process, attempt.task.app, begun),
         _account=attempt.account,
         _watch=watch,
+        _rung=step.rung,
     )
     call = (
         functools.partial(agent.function, context, value)
@@ -180,7 +182,7 @@ def _call(attempt: Attempt, value: object, cancelled: Flag) -> object:
     except LeaseLost:
         raise
     except RetryLater as error:
-        raise AttemptFailed(error.args[1] or str(error)) from error
+        raise AttemptFailed(error.args[1] or text_of(error)) from error
     except (TimeoutError, SoftTimeLimitExceeded) as error:
         if isinstance(error, SoftTimeLimitExceeded) and cancelled.is_set():
             raise LeaseLost(begun.run_id, step.name) from None
@@ -193,7 +195,7 @@ def _call(attempt: Attempt, value: object, cancelled: Flag) -> object:
         # Whatever a handler raises fails its attempt, with the reason.
         # `sys.exit` in a library, or the cancellation of a task of its own, is no reason to end a worker's process.
         logger.exception("run %s step %s: agent %s raised", begun.run_id, step.name, agent.name)
-        raise AttemptFailed(f"{type(error).__name__}: {error}") from error
+        raise AttemptFailed(text_of(error)) from error
 
 
 def _timed_out(attempt: Attempt, error: BaseException, timeout: float, watch: IdleWatch | None) -> str:
@@ -204,8 +206,8 @@ def _timed_out(attempt: Attempt, error: BaseException, timeout: float, watch: Id
     if isinstance(error, SoftTimeLimitExceeded):
         if watch is not None and watch.remaining() <= 0:
             return str(IdleTimeout(watch.limit))
-    elif str(error):  # a TimeoutError the handler raised itself
-        return f"{type(error).__name__}: {error}"
+    elif error.args:  # a TimeoutError the handler raised itself
+        return text_of(error)
     if timeout == agent.timeout:
         return f"timed out after {agent.timeout:g} s"
     return "the run's deadline passed" if begun.step.until_ms is None else "the time the step or its run has is over"
@@ -227,7 +229,7 @@ def _judge(attempt: Attempt, output: object, value: bytes, keep: AbstractContext
             decision = outside_loop_for_long(gate.decide, output, sent_back=step.sent_back)
     except Exception as error:
         logger.exception("run %s step %s: the gate raised", begun.run_id, step.name)
-        raise AttemptFailed(f"its gate raised {type(error).__name__}: {error}", judged=True) from error
+        raise AttemptFailed(f"its gate raised {text_of(error)}", judged=True) from error
     fallback = gate.fallback_agent
     match decision:
         case Decision("pass"):

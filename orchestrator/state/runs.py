@@ -91,7 +91,7 @@ class Begun:
 
     def effect_field(self, name: str) -> str:
         """Return where the result of a sub-step is kept: for all attempts of the step at this revision."""
-        return f"once:{self.step.name}:{self.step.revision}{'+' if self.step.degraded else ''}:{name}"
+        return f"once:{self.step.name}:{self.step.revision}{f'+{self.step.rung}' if self.step.degraded else ''}:{name}"
 
 
 @dataclass(frozen=True)

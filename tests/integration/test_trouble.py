@@ -67,7 +67,8 @@ def deployment(request: pytest.FixtureRequest, place: Deployment) -> Iterator[De
         place.checked.clear()
         return
     check_all(place)
-    assert place.client.guards.waiting() == []
+    # A run has ended before what its last step held is given back.
+    wait_until(lambda: place.client.guards.waiting() == [], SOON, "nobody waits any more")
     place.redis.delete(*place.redis.keys("{guards}:breaker*"), "nothing")
 
 
@@ -110,6 +111,13 @@ def test_after_the_last_attempt_the_run_fails_and_is_a_dead_letter(deployment: D
     letter = run.dead_letter()
     assert (letter.kind, letter.step, letter.attempts, len(letter.errors)) == ("failed", "only", 4, 4)
     assert run.id in [one.run_id for one in deployment.client.dead_letters()]
+
+
+def test_an_error_that_cannot_say_what_is_wrong_fails_its_attempt_like_any_other(deployment: Deployment) -> None:
+    run = submit(deployment, "patient", "mute", "ok")
+    assert run.result(timeout=SOON).attempt == 2
+    whys = [str(event.data.get("why")) for event in run.events()]
+    assert any("MuteError: it has no text" in why for why in whys)
 
 
 def test_what_no_other_attempt_would_mend_is_not_tried_again(deployment: Deployment) -> None:

@@ -172,7 +172,7 @@ class ReferenceRun:
             return "gone"
         if step.status == "completed":
             return "done"
-        if self.status not in LIVE or self.overdue or step.ended or self._above_has_ended():
+        if self.status not in LIVE or self.overdue or step.ended or (not step.undoes and self._above_has_ended()):
             return "closed"
         if step.status == "running":
             return "execute" if step.fence == f"{step.begins}-{fence_of}" else "held"

@@ -374,3 +374,60 @@ def test_a_timer_that_finds_its_step_decided_and_delayed_leaves_it_its_own(store
     assert store.timers([keys.shard_of(run)]) == [(run, "draft")]
     assert problems(look(store, run)) == []
     store.cancel(run, reason="", by="")
+
+
+@pytest.mark.parametrize("ends", ["cancel", "fail"])
+def test_what_a_child_did_is_undone_though_its_parent_has_ended(store: RunStore, ends: str) -> None:
+    # given a child that has done something, of a child of a run that ends
+    plain = (PlanStep(name="book", agent="a"),)
+    grandparent = submit(store, plain)
+    parent = submit(store, plain, parent=grandparent)
+    child = submit(store, parent=parent)
+    work(store, child, "book")
+    if ends == "cancel":
+        store.cancel(grandparent, reason="", by="me")
+    else:
+        store.fail(begin(store, grandparent, "book"), "no")
+    assert store.cancel(child, reason="", by="parent").what == "undoing"
+    # when what undoes it is delivered
+    work(store, child, "book~undo")
+    # then it is undone
+    assert store.load(child).status == "cancelled"
+    assert store.load(child).steps[0].undone
+    store.cancel(parent, reason="", by="parent")
+    for run in (grandparent, parent, child):
+        store.leave(run)
+
+
+def test_a_child_of_a_run_that_has_ended_is_not_redriven_alone(store: RunStore) -> None:
+    # given a child that failed, and whose parent failed since
+    plain = (PlanStep(name="book", agent="a"),)
+    parent = submit(store, plain)
+    child = submit(store, plain, parent=parent)
+    store.fail(begin(store, child, "book"), "no")
+    store.fail(begin(store, parent, "book"), "no")
+    store.leave(parent)
+    # then it would never begin
+    assert told(store.redrive(child, step="", value=None, agent="", deadline=60.0, by="me")) == ("orphan", parent)
+    # when the parent is redriven, then the child may be
+    store.redrive(parent, step="", value=None, agent="", deadline=60.0, by="me")
+    assert told(store.redrive(child, step="", value=None, agent="", deadline=60.0, by="me")) == ("redriven", "book")
+    work(store, child, "book")
+    work(store, parent, "book")
+
+
+def test_an_idempotency_key_lives_as_long_as_a_run_that_is_redriven(store: RunStore, redis_client: Redis) -> None:
+    # given a run with a key that failed
+    value = b'"x"'
+    plan = (PlanStep(name="book", agent="a"),)
+    submission = Submission(flow="f", plan=plan, value=value, deadline=60.0, retention=60.0, tags={}, key="k")
+    (run,) = (one.run_id for one in store.submit([submission]))
+    store.fail(begin(store, run, "book"), "no")
+    record = keys.idempotency(run, "default", "k")
+    before = redis_client.pttl(record)
+    # when it is redriven for longer than that was meant to last
+    store.redrive(run, step="", value=None, agent="", deadline=90 * 86400.0, by="me")
+    # then the same key still finds it
+    assert redis_client.pttl(record) > before + 30 * 86_400_000
+    assert store.submit([submission])[0].run_id == run
+    work(store, run, "book")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import BaseModel
 
-from orchestrator import Agent, Breaker, Cached, Concurrency, Constant, Context, RateLimit, Spend, agent
+from orchestrator import Agent, Breaker, Cached, Concurrency, Constant, Context, RateLimit, Retry, Spend, agent
 from orchestrator.agent import Flag, agents, load_agents
 from orchestrator.errors import AgentsNotFound, DuplicateName, InvalidAgent, InvalidInput
 from orchestrator.testing import fake_context
@@ -221,6 +221,12 @@ def test_a_name_that_fits_is_the_agents(name: str) -> None:
     made = agent(name)(plain)
 
     assert agents() == {name: made}
+
+
+def test_an_option_that_there_is_not_is_refused_by_name() -> None:
+    # A slip of the pen must not take all protection away.
+    with pytest.raises(InvalidAgent, match=r"there is no option fallbacks, retires \(known: timeout, idle, "):
+        agent("a", retires=Retry(), fallbacks=[])(lambda text: text)  # type: ignore[call-arg]  # what is wrong with it
 
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf")])

@@ -388,6 +388,7 @@ def test_an_option_that_does_not_fit_is_an_error_that_names_the_line(options: di
 
 def test_an_agents_wish_tells_its_reason_and_when() -> None:
     assert str(RetryLater(2.5, "no file yet")) == "no file yet; again in 2.5 s"
+    assert str(RetryLater(1, ValueError("busy"))) == "ValueError: busy; again in 1 s"  # type: ignore[arg-type]  # as people do
     assert str(RetryLater(0)) == "asked to be tried again; again in 0 s"
 
 

@@ -131,7 +131,13 @@ local function leave_indexes(step, rec)
 end
 
 -- What is behind claim checks has keys of its own, in the run's slot: where the run lasts longer, so must they.
+-- So has the record of its idempotency key: without it the same key would make a second run.
 local function keep_values(ttl_ms)
+  local record = redis.call('HGET', RUN, 'record')
+  local held = record and redis.call('GET', record)
+  if held and string.sub(held, 1, #ID) == ID and redis.call('PTTL', record) < ttl_ms then
+    redis.call('PEXPIRE', record, ttl_ms)
+  end
   for _, stored in ipairs(redis.call('HVALS', DATA)) do
     local blob = string.byte(stored) == 1 and RUN .. ':blob:' .. string.sub(stored, 2)
     -- PEXPIRE's own GT came with Redis 7.

@@ -18,8 +18,8 @@ if not status or not rec then return {'gone'} end
 if rec.status == 'completed' then return {'done'} end
 local over = rec.status == 'cancelled' or rec.status == 'failed'  -- while what was done is undone
 if not live(status) or deadline_ms <= NOW or over then return {'closed'} end
--- A child lives in its parent's shard, so the parent's key is in the same slot as KEYS.
-local parent = redis.call('HGET', RUN, 'parent')
+-- A child lives in its parent's shard, so the parent's key is in the same slot as KEYS. What it did is undone, though.
+local parent = not rec.undoes and redis.call('HGET', RUN, 'parent')
 while parent do
   local above = redis.call('HMGET', string.sub(RUN, 1, -#ID - 1) .. parent, 'status', 'parent')
   if above[1] == 'failed' or above[1] == 'cancelled' or above[1] == 'undoing' then return {'closed'} end

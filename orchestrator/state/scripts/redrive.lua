@@ -8,7 +8,8 @@ ARGV[5]   deadline_ms int  > 0, from now
 ARGV[6]   by       string  who
 ARGV[7]   dispatch_ms int  > 0
 Returns   {'redriven', step, ready...} | {'not failed', ''} | {'no step', step} | {'member', fan} it goes with its fan-out
-          | {'no input', step} nothing before it gave one | {'gone', ''}; nothing was written.
+          | {'no input', step} nothing before it gave one | {'orphan', parent} which has ended | {'gone', ''};
+          nothing was written.
           ready: steps to be published, by turns with their agents
 Atomic    the run's end is taken back with all that follows from it
 ]]
@@ -16,6 +17,13 @@ local first, agent, dispatch_ms = ARGV[1], ARGV[4], tonumber(ARGV[7])
 local found = redis.call('HMGET', RUN, 'status', 'retention_ms')
 if not found[1] then return told('gone') end
 if found[1] ~= 'failed' then return told('not failed') end
+-- A step of a child whose parent has ended does not begin. A child lives in its parent's shard.
+local parent = redis.call('HGET', RUN, 'parent')
+while parent do
+  local above = redis.call('HMGET', string.sub(RUN, 1, -#ID - 1) .. parent, 'status', 'parent')
+  if above[1] == 'failed' or above[1] == 'cancelled' or above[1] == 'undoing' then return told('orphan', parent) end
+  parent = above[2]
+end
 -- The flow's own steps; those of fan-outs by the path of the step where they come together; steps that were to undo.
 local order, steps, inner, joins, undoing = {}, {}, {}, {}, {}
 for _, name in ipairs(in_order()) do

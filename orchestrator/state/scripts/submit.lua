@@ -50,6 +50,7 @@ if facts.budget then redis.call('HSET', RUN, 'budget', cjson.encode(facts.budget
 if facts.budgets then redis.call('HSET', RUN, 'budgets', cjson.encode(budgets)) end
 if facts.key then redis.call('HSET', RUN, 'key', facts.key) end
 if ARGV[7] ~= '' then
+  redis.call('HSET', RUN, 'record', KEYS[17])
   redis.call('SET', KEYS[17], ID .. ' ' .. ARGV[7], 'PX', deadline_ms + math.max(retention_ms, facts.dead_ms))
 end
 if ARGV[6] ~= '' then

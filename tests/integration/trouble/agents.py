@@ -72,6 +72,13 @@ class StatusError(Exception):
         self.response = Response(status, headers or {})
 
 
+class MuteError(Exception):
+    """What cannot say what is wrong."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("mute")
+
+
 def act(ctx: Context, order: Order) -> str:
     """Do what is due; return what an async agent has to wait for."""
     number = ctx.attempt - 1
@@ -82,6 +89,8 @@ def act(ctx: Context, order: Order) -> str:
             return what
         case "raise":
             raise ValueError(argument or "no")
+        case "mute":
+            raise MuteError
         case "status":
             raise StatusError(int(argument))
         case "later":
