@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
 
 from orchestrator.state import keys
@@ -61,11 +60,9 @@ class Guard:
     waits: bool = True
     numbers: Mapping[str, float] = field(default_factory=dict, hash=False)
 
-    @cached_property
-    def json(self) -> str:
-        """As the scripts read it."""
-        facts = {"kind": self.kind, "name": self.name, "key": self.key, "waits": self.waits}
-        return COMPACT.encode(facts | dict(self.numbers))
+    def facts(self) -> dict[str, object]:
+        """Return it as the scripts read it."""
+        return {"kind": self.kind, "name": self.name, "key": self.key, "waits": self.waits} | dict(self.numbers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,10 +163,6 @@ def _micro(cost: float) -> int:
     return round(cost * MICRO)
 
 
-def _listed(guards: Sequence[Guard]) -> str:
-    return f"[{','.join(guard.json for guard in guards)}]"
-
-
 def _turns(agent: str, reply: object) -> list[str]:
     return [member.decode()[len(agent) + 1 :] for member in cast("list[bytes]", reply)]
 
@@ -231,6 +224,7 @@ class Guards:
         self.client = client
         self._clock_ms = clock_ms
         self._grant_ms = grant_ms
+        self._specs: dict[str, tuple[Sequence[Guard], str]] = {}
         self._admit = register("admit")
         self._settle = register("settle")
         self._grant = register("grant")
@@ -269,22 +263,20 @@ class Guards:
         if not hold_ms and any(guard.kind != "rate" for guard in guards):
             msg = "a breaker or a concurrency limit takes what must be settled: give hold_ms"
             raise ValueError(msg)
-        ask = {
-            "a": agent,
-            "q": keys.guard_queue(agent),
-            "u": keys.guard_turns(agent),
-            "t": tenant,
-            "c": CLASSES[priority],
-            "n": (need.tokens, _micro(need.cost)),
-            "b": [(name, keys.budget(name)) for name in budgets],
-        }
-        reply = cast(
-            "list[bytes]",
-            self._admit(
-                self._keys(agent),
-                [self._now(), f"{agent}/{member}", COMPACT.encode(ask), _listed(guards), hold_ms, "1" if wait else ""],
-            ),
-        )
+        args: list[str | bytes | float] = [
+            self._now(),
+            f"{agent}/{member}",
+            self._spec(agent, guards),
+            hold_ms,
+            "1" if wait else "",
+            tenant,
+            CLASSES[priority],
+            need.tokens,
+            _micro(need.cost),
+        ]
+        for name in budgets:
+            args += name, keys.budget(name)
+        reply = cast("list[bytes]", self._admit(self._keys(agent), args))
         if reply[0] == b"admitted":
             return Admitted(int(reply[1]), probe=int(reply[2]) == 1, waited=int(reply[3]) / 1000)
         _, kind, name, retry_ms, queued = reply
@@ -321,9 +313,10 @@ class Guards:
             f"{agent}/{member}",
             outcome,
             took_ms,
-            "" if used is None else f"[{used.tokens},{_micro(used.cost)}]",
+            "" if used is None else used.tokens,
+            "" if used is None else _micro(used.cost),
             closed_ms,
-            _listed(guards) if closed_ms > 0 else "",
+            self._spec(agent, guards) if closed_ms > 0 else "",
             good_ms,
             output,
             self._grant_ms,
@@ -435,6 +428,17 @@ class Guards:
         time, *found = pipe.execute()
         now = self._at(time)
         return [_budget(name, fields, now) if fields else None for name, fields in zip(names, found, strict=True)]
+
+    def _spec(self, agent: str, guards: Sequence[Guard]) -> str:
+        """Return what is the same for all calls of an agent, as the scripts read it; made once."""
+        known = self._specs.get(agent)
+        if known is None or known[0] is not guards:
+            facts = [guard.facts() for guard in guards]
+            spec = COMPACT.encode(
+                {"a": agent, "q": keys.guard_queue(agent), "u": keys.guard_turns(agent), "g": facts}
+            )
+            known = self._specs[agent] = guards, spec
+        return known[1]
 
     def _now(self) -> int | str:
         return "" if self._clock_ms is None else self._clock_ms()

@@ -1,51 +1,58 @@
 --[[ admit: take all that a call needs from its guards and budgets, or nothing; where it is told to, queue.
-KEYS[1-4]                as in _guards.lua
-KEYS[5]   queue    zset  {guards}:queue:<agent>
+KEYS[1-4]                  as in _guards.lua
+KEYS[5]    queue    zset   {guards}:queue:<agent>
 The clock is the first of ARGV, as in that file.
-ARGV[2]   id       string  <agent>/<member>
-ARGV[3]   ask      JSON  as in _guards.lua
-ARGV[4]   guards   JSON  list
-ARGV[5]   hold_ms  int   >= 0; 0: nothing is held, nothing will be settled
-ARGV[6]   wait     string  '1' or empty
-Returns   {'admitted', at_ms, probe 0 | 1, ms in the queue} | {'refused', kind, name, retry_ms, queued 0 | 1}
-Atomic    check and taking: between them others would take the same; all guards or none
+ARGV[2]    id       string  <agent>/<member>
+ARGV[3]    spec     JSON    as in _guards.lua
+ARGV[4]    hold_ms  int     >= 0; 0: nothing is held, nothing will be settled
+ARGV[5]    wait     string  '1' or empty
+ARGV[6]    tenant   string
+ARGV[7]    class    int     0 first
+ARGV[8]    tokens   int     >= 0, needed
+ARGV[9]    cost     int     >= 0, needed, millionths
+ARGV[10..] budgets  string  name and key of each
+Returns    {'admitted', at_ms, probe 0 | 1, ms in the queue} | {'refused', kind, name, retry_ms, queued 0 | 1}
+Atomic     check and taking: between them others would take the same; all guards or none
 ]]
-local id, hold_ms, wait = ARGV[2], tonumber(ARGV[5]), ARGV[6] == '1'
+local id, hold_ms = ARGV[2], tonumber(ARGV[4])
 local m = load(id)
 if m and m.s == 'h' then
-  redis.call('ZADD', HOLDS, NOW + hold_ms, id)
+  call('ZADD', HOLDS, NOW + hold_ms, id)
   return {'admitted', m.at, m.probe or 0, m.since and m.at - m.since or 0}
 end
-local known = m ~= nil
-m = m or {id = id, look = {}}
+local known = m and queueing()
+m = m or {id = id}
 -- A granted member gives back what it has and takes it again: its call counts from now, and a gate that was closed
 -- since then, or a breaker, holds it too.
 local granted = m.s == 'g'
 if granted then
-  undo(m)
-  redis.call('ZREM', HOLDS, id)
+  known.undo(m)
+  call('ZREM', HOLDS, id)
 end
-set_ask(m, ARGV[3], ARGV[4])
+local budgets = {}
+for i = 10, #ARGV do budgets[i - 9] = ARGV[i] end
+m.tenant, m.class, m.need, m.budgets = ARGV[6], tonumber(ARGV[7]), {tonumber(ARGV[8]), tonumber(ARGV[9])}, budgets
+set_spec(m, ARGV[3])
 local refusal = check(m)
 -- It may be a dead worker that has what is missing.
-if refusal and reap(500) > 0 then refusal = check(m) end
+if refusal and queueing().reap(500) > 0 then refusal = check(m) end
 if not refusal and not granted then
-  local first = redis.call('ZRANGE', KEYS[5], 0, 0)[1]
-  if first and first ~= id then refusal = {kind = 'turn', name = m.ask.a, retry = SOON_MS} end
+  local first = call('ZRANGE', KEYS[5], 0, 0)[1]
+  if first and first ~= id then refusal = {kind = 'turn', name = m.spec.a, retry = SOON_MS} end
 end
 if refusal then
-  local queued = wait and not refusal.final
+  local queued = ARGV[5] == '1' and not refusal.final
   if queued and granted then
-    queue_at(m, 0)
+    known.queue_at(m, 0)
   elseif queued then
-    enqueue(m)
+    queueing().enqueue(m)
   elseif known then
-    drop(m)
+    known.drop(m)
   end
   return {'refused', refusal.kind, refusal.name, math.ceil(refusal.retry), queued and 1 or 0}
 end
-if m.s == 'w' then dequeue(m, true) end
+if m.s == 'w' then known.dequeue(m, true) end
 take(m, false)
 m.s, m.at = 'h', NOW
-if hold_ms > 0 then hold(m, hold_ms) elseif known then drop(m) end
+if hold_ms > 0 then hold(m, hold_ms) elseif known then let_go(m) end
 return {'admitted', NOW, m.probe or 0, m.since and NOW - m.since or 0}

@@ -11,6 +11,7 @@ Atomic    what is given back once may be taken once
 ]]
 local m = load(ARGV[2])
 if not m then return {} end
-if m.s == 'g' then undo(m) elseif m.s == 'h' then release(m, 'neutral', 0, nil) end
-drop(m)
-return grant_freed(KEYS[5], ARGV[5], tonumber(ARGV[3]), tonumber(ARGV[4]))
+local queues = queueing()
+if m.s == 'g' then queues.undo(m) elseif m.s == 'h' then release(m, 'neutral', 0, nil) end
+queues.drop(m)
+return queues.grant_freed(KEYS[5], ARGV[5], tonumber(ARGV[3]), tonumber(ARGV[4]))
