@@ -1,23 +1,32 @@
-"""The state's Redis client of a worker: from the event loop, many calls go in one round trip."""
+"""The state's Redis client of a worker: a thread keeps its connection, and an event loop's calls go out together."""
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 import redis
+from greenlet import getcurrent
 from redis.client import Pipeline
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orchestrator.runtime.bridge import current, outside_loop
 
 if TYPE_CHECKING:
     import asyncio
 
+    from greenlet import greenlet
+
     from orchestrator.runtime.bridge import Host
 
 AGAIN: Final = (redis.exceptions.OutOfMemoryError, redis.exceptions.BusyLoadingError)
 """Replies that a client tries again with backoff, and a pipeline takes for an answer."""
+AWAY: Final = (RedisConnectionError, RedisTimeoutError, *AGAIN)
 
 Call = tuple[tuple[Any, ...], dict[str, Any], "asyncio.Future[Any]"]
 
@@ -27,24 +36,137 @@ class BatchingRedis(redis.Redis):
     A Redis client that blocks nobody else: a cooperative greenlet waits for its reply while the loop goes on.
 
     What one turn of the loop asks for is sent together, and what is asked for while that is under way is sent next:
-    the busier the loop, the fewer round trips for a call. Anywhere else it is redis-py's client unchanged.
+    the busier the loop, the fewer round trips for a call. Anywhere else a thread keeps a connection of the pool's until
+    it ends: to take one out, look at it and put it back costs as much as the call. What fails on it is tried again by
+    redis-py's client, as by its policy.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401  redis-py's
+        super().__init__(*args, **options)
+        self._kept = _Kept()
+        self._alongside: WeakKeyDictionary[greenlet, Along] = WeakKeyDictionary()
 
     def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401  redis-py's
         """Execute a command and return its reply."""
+        along = self._alongside.pop(getcurrent(), None) if self._alongside else None
         running = current()
         if running is None:
-            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+            return self._call(args, options, along)
         batchers = running.host.batchers
         batcher = batchers.get(id(self)) or batchers.setdefault(id(self), _Batcher(self, running.host))
+        future = batcher.call(args, options)
+        if along is not None:
+            along.future = batcher.call(along.command, {})
         try:
-            return running.wait(batcher.call(args, options))
+            return running.wait(future)
         except AGAIN:
             return outside_loop(super().execute_command, *args, **options)
+
+    def along(self, *command: Any) -> Along:  # noqa: ANN401  as of execute_command
+        """
+        Let a command go out after the next one of this thread or greenlet, in one round trip with it.
+
+        It is sent once. Who gets no reply does not know whether it was executed.
+        """
+        along = self._alongside[getcurrent()] = Along(self, command)
+        return along
+
+    def withdraw(self, along: Along) -> None:
+        """Do not send it any more."""
+        if self._alongside.get(getcurrent()) is along:
+            del self._alongside[getcurrent()]
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:  # noqa: FBT001, FBT002  redis-py's
         """Return a pipeline; the thread of the loop does not wait for it either."""
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+    def _call(self, args: tuple[Any, ...], options: dict[str, Any], along: Along | None) -> Any:  # noqa: ANN401
+        kept = self._kept
+        # Whoever comes in between, a signal's handler say, takes another: a reply is read by who has asked for it.
+        lent, kept.lent = kept.lent, None
+        if lent is None or lent.connection.pid != os.getpid():
+            lent = _Lent(self.connection_pool)
+        try:
+            if along is None:
+                return lent.call(self, args, options)
+            reply, along.reply = lent.call_all(self, [(args, options), (along.command, {})])
+        except AWAY as error:
+            if not lent.tries_again(error):
+                raise
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        finally:
+            kept.lent = lent
+        if isinstance(reply, BaseException):
+            raise reply
+        return reply
+
+
+class Along:
+    """A call that goes out with another."""
+
+    def __init__(self, client: BatchingRedis, command: tuple[Any, ...]) -> None:
+        self.command = command
+        self.reply: Any = None
+        self.future: asyncio.Future[Any] | None = None
+        self._client = client
+
+    def end(self) -> Any:  # noqa: ANN401  redis-py's
+        """Return its reply; None: there is none, and from now on it is not sent any more."""
+        self._client.withdraw(self)
+        if self.future is not None and self.future.done() and self.future.exception() is None:
+            return self.future.result()
+        return None if isinstance(self.reply, BaseException) else self.reply
+
+
+class _Kept(threading.local):
+    """What this thread keeps of a client's pool."""
+
+    lent: _Lent | None = None
+
+
+class _Lent:
+    """A connection that is out of its pool for as long as this lives; no reply is ever left in it."""
+
+    def __init__(self, pool: redis.ConnectionPool) -> None:
+        self.connection: Any = pool.get_connection()
+        self._pool = pool
+
+    def __del__(self) -> None:
+        if hasattr(self, "_pool") and not sys.is_finalizing():
+            self._pool.release(self.connection)
+
+    def call(self, client: BatchingRedis, args: tuple[Any, ...], options: dict[str, Any]) -> Any:  # noqa: ANN401
+        """Return the reply to a command."""
+        connection = self.connection
+        try:
+            connection.send_command(*args)
+            return client.parse_response(connection, args[0], **options)  # type: ignore[no-untyped-call]
+        except redis.exceptions.ResponseError:
+            raise
+        except BaseException:
+            connection.disconnect()
+            raise
+
+    def call_all(self, client: BatchingRedis, calls: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[Any]:
+        """Return the replies to commands that are sent together; errors too."""
+        connection = self.connection
+        replies = []
+        try:
+            connection.send_packed_command(connection.pack_commands([args for args, _ in calls]))
+            for args, options in calls:
+                try:
+                    replies.append(client.parse_response(connection, args[0], **options))  # type: ignore[no-untyped-call]
+                except redis.exceptions.ResponseError as error:
+                    replies.append(error)
+        except BaseException:
+            connection.disconnect()
+            raise
+        return replies
+
+    def tries_again(self, error: Exception) -> bool:
+        """Tell whether what failed here is to be tried on another connection."""
+        # One that was closed while nobody used it says nothing about the server.
+        return isinstance(error, RedisConnectionError) or self.connection.retry.get_retries() != 0
 
 
 class _Pipeline(Pipeline):
@@ -61,6 +183,7 @@ class _Batcher:
         self._host, self._loop = host, host.loop
         self._gathered: list[Call] = []
         self._busy = False
+        self._lent: _Lent | None = None
         self._batches: SimpleQueue[list[Call]] = SimpleQueue()
         threading.Thread(target=self._send_for_ever, name="celeriac-redis", daemon=True).start()
 
@@ -82,11 +205,23 @@ class _Batcher:
     def _send_for_ever(self) -> None:
         while True:
             calls = self._batches.get()
-            replies = self._send(calls)
+            replies = self._send_at_once(calls)
             try:
                 self._loop.call_soon_threadsafe(self._deliver, calls, replies)
             except RuntimeError:  # the loop is closed: the worker has ended
                 return
+
+    def _send_at_once(self, calls: list[Call]) -> list[Any]:
+        try:
+            if self._lent is None:
+                self._lent = _Lent(self._client.connection_pool)
+            return self._lent.call_all(self._client, [(args, options) for args, options, _ in calls])
+        except RedisTimeoutError as error:
+            if self._lent is not None and not self._lent.tries_again(error):
+                return [error] * len(calls)
+        except Exception:  # noqa: BLE001, S110  what is wrong shows when it is tried again
+            pass
+        return self._send(calls)
 
     def _send(self, calls: list[Call]) -> list[Any]:
         client = self._client

@@ -274,8 +274,8 @@ class Guards:
             need.tokens,
             _micro(need.cost),
         ]
-        for name in budgets:
-            args += name, keys.budget(name)
+        for budget in budgets:
+            args += budget, keys.budget(budget)
         reply = cast("list[bytes]", self._admit(self._keys(agent), args))
         if reply[0] == b"admitted":
             return Admitted(int(reply[1]), probe=int(reply[2]) == 1, waited=int(reply[3]) / 1000)
@@ -434,9 +434,7 @@ class Guards:
         known = self._specs.get(agent)
         if known is None or known[0] is not guards:
             facts = [guard.facts() for guard in guards]
-            spec = COMPACT.encode(
-                {"a": agent, "q": keys.guard_queue(agent), "u": keys.guard_turns(agent), "g": facts}
-            )
+            spec = COMPACT.encode({"a": agent, "q": keys.guard_queue(agent), "u": keys.guard_turns(agent), "g": facts})
             known = self._specs[agent] = guards, spec
         return known[1]
 
