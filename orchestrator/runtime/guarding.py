@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from orchestrator.runtime.attempt import Attempt
-    from orchestrator.state.guards import Guard, Need, Outcome
+    from orchestrator.state.guards import Guard, Need, Outcome, Settlement
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class Guarding:
         self._closed = 0.0
         self._good: tuple[str, bytes, int] | None = None
         self._started = time.monotonic()
+        self._settlement: Settlement | None = None
 
     def _estimate(self, value: object) -> Need:
         try:
@@ -174,13 +175,20 @@ class Guarding:
         raise StepAgain(f"{TURN}: {reason}")
 
     def succeeded(self, judged: Judged) -> None:
-        """Note that the agent gave an output; a good one is kept where a fallback may want it."""
+        """
+        Note that the agent gave an output; a good one is kept where a fallback may want it.
+
+        The guards are told so in one round trip with what the step does next: that records the output.
+        """
         self._outcome = "ok"
         agent = self._attempt.agent
         limit = self._attempt.process.settings.claim_check_bytes
         cached = next((rung for rung in agent.fallback if isinstance(rung, Cached)), None)
         if cached is not None and judged.verdict == "complete" and len(judged.value) <= limit:
             self._good = (cached.digest(self._attempt.begun.value), judged.value, round(cached.max_age * 1000))
+        if self._tells:
+            self._settlement = self._settle()
+            self._settlement.go_along()
 
     def failed(self, failed: AttemptFailed) -> None:
         """Note why it gave none: only what what it calls is to blame for counts against that."""
@@ -198,22 +206,30 @@ class Guarding:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        attempt = self._attempt
-        used = attempt.account.total
-        if not self._asked and self._good is None:
+        if not self._tells:
             return
+        attempt = self._attempt
         try:
-            granted = attempt.process.guards.settle(
-                attempt.agent.name,
-                self._member,
-                self._guards,
-                outcome=self._outcome,
-                took_ms=round((time.monotonic() - self._started) * 1000),
-                used=used if used or attempt.agent.estimate is None else None,
-                closed_ms=round(self._closed * 1000),
-                good=self._good,
-            )
+            granted = (self._settlement or self._settle()).tell()
             wake(attempt.task.app, attempt.process, attempt.agent.name, granted)
         except RedisError as failure:
             # The step itself is recorded; what it holds is taken back when its time is over.
             logger.warning("run %s: guards not settled: %s", attempt.begun.run_id, failure)
+
+    @property
+    def _tells(self) -> bool:
+        return self._asked or self._good is not None
+
+    def _settle(self) -> Settlement:
+        attempt = self._attempt
+        used = attempt.account.total
+        return attempt.process.guards.settlement(
+            attempt.agent.name,
+            self._member,
+            self._guards,
+            outcome=self._outcome,
+            took_ms=round((time.monotonic() - self._started) * 1000),
+            used=used if used or attempt.agent.estimate is None else None,
+            closed_ms=round(self._closed * 1000),
+            good=self._good,
+        )

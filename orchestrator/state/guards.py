@@ -151,12 +151,41 @@ class BudgetState:
 
 
 class _Script(Protocol):
+    sha: str
+
     def __call__(
         self,
         keys: Sequence[str],
         args: Sequence[str | bytes | float],
         client: Redis | Pipeline | None = None,
     ) -> object: ...
+
+
+class _Along(Protocol):
+    def end(self) -> object | None: ...
+
+
+class Settlement:
+    """What a call gives back, and how it went; not told yet."""
+
+    def __init__(
+        self, client: Redis, script: _Script, agent: str, keys: Sequence[str], args: Sequence[str | bytes | float]
+    ) -> None:
+        self._client, self._script = client, script
+        self._agent, self._keys, self._args = agent, keys, args
+        self._along: _Along | None = None
+
+    def go_along(self) -> None:
+        """Let it be told with the next call of this thread or greenlet, if the client can do that."""
+        along: Callable[..., _Along] | None = getattr(self._client, "along", None)
+        if along is not None:
+            self._along = along("EVALSHA", self._script.sha, len(self._keys), *self._keys, *self._args)
+
+    def tell(self) -> list[str]:
+        """Tell it if that was not done; returns as `Guards.settle`."""
+        reply = None if self._along is None else self._along.end()
+        # Without a reply it may have been told all the same; a second time changes nothing.
+        return _turns(self._agent, self._script(self._keys, self._args) if reply is None else reply)
 
 
 def _micro(cost: float) -> int:
@@ -297,15 +326,43 @@ class Guards:
         """
         Give back what a call holds and say how it went, in one round trip. A member that holds nothing changes nothing.
 
+        Args: see `settlement`.
+
+        Returns:
+            Members that may go on by what was freed: wake them. None where another agent's wait for the same; they are
+            left to `grant`.
+        """
+        return self.settlement(
+            agent,
+            member,
+            guards,
+            outcome=outcome,
+            took_ms=took_ms,
+            used=used,
+            closed_ms=closed_ms,
+            good=good,
+        ).tell()
+
+    def settlement(
+        self,
+        agent: str,
+        member: str,
+        guards: Sequence[Guard],
+        *,
+        outcome: Outcome,
+        took_ms: int = 0,
+        used: Need | None = None,
+        closed_ms: int = 0,
+        good: tuple[str, bytes, int] | None = None,
+    ) -> Settlement:
+        """
+        Return what `settle` tells.
+
         Args:
             outcome: `neutral` says nothing about what it depends on.
             used: what it used; None: not known, the reservation counts.
             closed_ms: how long from now nobody may call, as the provider said; kept also where nothing is held.
             good: digest of the input, the output, and how long it is kept (ms).
-
-        Returns:
-            Members that may go on by what was freed: wake them. None where another agent's wait for the same; they are
-            left to `grant`.
         """
         digest, output, good_ms = good or ("", b"", 0)
         args: list[str | bytes | float] = [
@@ -323,7 +380,7 @@ class Guards:
             GRANTS_ON_SETTLE,
             QUEUES,
         ]
-        return _turns(agent, self._settle([*self._keys(agent), keys.good(agent, digest)], args))
+        return Settlement(self.client, self._settle, agent, [*self._keys(agent), keys.good(agent, digest)], args)
 
     def grant(self, agent: str) -> list[str]:
         """Return members that may go on now, in fair order; what they need is reserved for them for `grant_ms`."""

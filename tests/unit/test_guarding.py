@@ -43,9 +43,23 @@ class Recorder:
         self.asked.append("admit")
         return Admitted(0)
 
-    def settle(self, *_: object, **facts: Any) -> list[str]:  # noqa: ANN401  as Guards.settle
-        self.asked.append("settle")
-        self.told.append(facts)
+    def settlement(self, *_: object, **facts: Any) -> Recorded:  # noqa: ANN401  as Guards.settlement
+        return Recorded(self, facts)
+
+
+class Recorded:
+    """What the guards are told, when they are: along with another call, or at last."""
+
+    def __init__(self, recorder: Recorder, facts: dict[str, Any]) -> None:
+        self.recorder, self.facts = recorder, facts
+        self.along = False
+
+    def go_along(self) -> None:
+        self.along = True
+
+    def tell(self) -> list[str]:
+        self.recorder.asked.append("along" if self.along else "settle")
+        self.recorder.told.append(self.facts)
         return []
 
 
@@ -122,17 +136,17 @@ def test_the_page_tells_what_a_breaker_counts() -> None:
     ("budgets", "policies", "trips"),
     [
         (0, Policies(retry=Retry(), fallback=["guarding.other"]), []),
-        (0, Policies(estimate=10), ["admit", "settle"]),
+        (0, Policies(estimate=10), ["admit", "along"]),
         (
             0,
             Policies(
                 breaker=[Breaker(), Breaker(of="b")], rate=RateLimit(requests=1), concurrency=Concurrency(total=1)
             ),
-            ["admit", "settle"],
+            ["admit", "along"],
         ),
-        (1, Policies(), ["budget", "admit", "settle"]),
-        (2, Policies(estimate=10), ["budget", "budget", "admit", "settle"]),
-        (0, Policies(fallback=[Cached()]), ["settle"]),
+        (1, Policies(), ["budget", "admit", "along"]),
+        (2, Policies(estimate=10), ["budget", "budget", "admit", "along"]),
+        (0, Policies(fallback=[Cached()]), ["along"]),
     ],
 )
 def test_what_is_not_declared_costs_no_round_trip(budgets: int, policies: Policies, trips: list[str]) -> None:
