@@ -21,8 +21,9 @@ A member's record is these values one after another, as cmsgpack packs them.
   spec     JSON, one for all calls of an agent. a: agent; q, u: its queue and turns; g: guards, each with kind, name,
            key, waits, and the kind's own numbers
 
-The functions are made anew for each call of a script. What most calls have no need of is made by `queueing`, for those
-that have.
+All functions are made anew for each call of a script, which costs as much as a command of Redis for each. So there are
+few of them, and those that not every call needs are made by others: `admitting`, `releasing`, and for what is rare
+`refusing`, `tripping` and `queueing`.
 ]]
 local MEMBERS, HOLDS, WAITING, BREAKERS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local call, max = redis.call, math.max
@@ -36,21 +37,6 @@ local SOON_MS = 1000     -- when nobody knows when there will be room: ask again
 local DAY_MS = 86400000
 local freed = false      -- whether others may find room that they had not
 local specs = {}
-
--- Two counters of one key, of what is under way: each goes when nothing is.
-local function set_counts(key, one, of_one, other, of_other)
-  if of_one > 0 and of_other > 0 then
-    call('HSET', key, one, of_one, other, of_other)
-  elseif of_one > 0 then
-    call('HSET', key, one, of_one)
-    call('HDEL', key, other)
-  elseif of_other > 0 then
-    call('HSET', key, other, of_other)
-    call('HDEL', key, one)
-  else
-    call('HDEL', key, one, other)
-  end
-end
 
 -- Rates: what was taken is counted in slices of time, and leaves when its whole slice is out of the window. What a
 -- granted member has is in the total only, until it makes its call: so it cannot leave before that.
@@ -92,168 +78,6 @@ local function look_at_rate(g, x)
   return look
 end
 
--- How long until so much has left that there is room.
-local function room_in(g, look, what, need)
-  local names, excess = {}, look[what] + need - g[what]
-  for k = look.first, look.slice do names[#names + 1] = what .. k end
-  for i, count in ipairs(call('HMGET', g.key, unpack(names))) do
-    excess = excess - tonumber(count or 0)
-    if excess <= 0 then return math.ceil((look.first + i + SLICES) * g.per / SLICES) - NOW end
-  end
-  return SOON_MS
-end
-
-local function check_rate(g, m, i)
-  local look, need = look_at_rate(g), m.need[1]
-  m.looks[i] = look
-  if g.tokens and need > g.tokens then return 'rate', -1 end
-  if look.gate > NOW then return 'gate', look.gate - NOW end
-  local wait = 0
-  if g.requests and look.requests + 1 > g.requests then wait = room_in(g, look, 'requests', 1) end
-  -- One that does not know what it needs waits too while nothing is left.
-  need = max(need, 1)
-  if g.tokens and look.tokens + need > g.tokens then wait = max(wait, room_in(g, look, 'tokens', need)) end
-  if wait > 0 then return 'rate', wait end
-end
-
-local function take_rate(g, m, look, granted)
-  local fields, need = {}, m.need[1]
-  if g.requests then
-    fields[1], fields[2] = 'requests', look.requests + 1
-    if not granted then fields[3], fields[4] = look.requests_field, look.requests_now + 1 end
-  end
-  if g.tokens and need > 0 then
-    local n = #fields
-    fields[n + 1], fields[n + 2] = 'tokens', look.tokens + need
-    if not granted then fields[n + 3], fields[n + 4] = look.tokens_field, look.tokens_now + need end
-  end
-  if #fields > 0 then call('HSET', g.key, unpack(fields)) end
-  return look.slice
-end
-
-local function release_rate(g, m, x, used)
-  local more = g.tokens and used and used[1] - m.need[1] or 0
-  if more == 0 then return end
-  local look = look_at_rate(g, x)
-  if more > 0 then
-    call('HSET', g.key, 'tokens', look.tokens + more, look.tokens_field, look.tokens_now + more)
-  elseif x >= look.first then
-    set_counts(g.key, 'tokens', look.tokens + more, 'tokens' .. x, look.taken + more)
-    freed = true
-  end
-end
-
--- Breakers. An epoch ends when one opens: what began before that says nothing about it afterwards.
-
-local function check_breaker(g, m, i)
-  local v = call('HMGET', g.key, 'state', 'until', 'forced', 'gate', 'probes', 'epoch')
-  local state, forced, gate = v[1] or 'closed', v[3], tonumber(v[4] or 0)
-  local look = {state = state, epoch = tonumber(v[6] or 1)}
-  m.looks[i] = look
-  if forced == 'open' then return 'breaker', g.cooldown end
-  if gate > NOW then return 'gate', gate - NOW end
-  if forced or state == 'closed' then return end
-  if state == 'open' and tonumber(v[2]) > NOW then return 'breaker', tonumber(v[2]) - NOW end
-  if tonumber(v[5] or 0) >= g.probes then return 'breaker', math.min(g.cooldown, SOON_MS) end
-  look.probe = true
-end
-
-local function take_breaker(g, m, look)
-  if not look.probe then return look.epoch end
-  if look.state == 'open' then call('HSET', g.key, 'state', 'half-open', 'since', NOW, 'wins', 0) end
-  call('HINCRBY', g.key, 'probes', 1)
-  call('PEXPIRE', g.key, g.window + g.cooldown + DAY_MS)
-  m.probe = 1
-  return -look.epoch
-end
-
-local function end_probe(g)
-  if call('HINCRBY', g.key, 'probes', -1) <= 0 then call('HDEL', g.key, 'probes') end
-  freed = true
-end
-
-local function count_call(text, index)
-  local at, calls, failures = string.match(text or '', '^(%d+):(%d+):(%d+)$')
-  if tonumber(at) ~= index then return 0, 0 end
-  return tonumber(calls), tonumber(failures)
-end
-
-local function buckets(index)
-  local names = {}
-  for b = 0, BUCKETS - 1 do names[b + 1] = 'bucket' .. (index - b) % BUCKETS end
-  return names
-end
-
-local function open(g, epoch)
-  call('HSET', g.key, 'state', 'open', 'since', NOW, 'until', NOW + g.cooldown, 'epoch', epoch + 1, 'wins', 0)
-end
-
-local function opens(g, index)
-  local calls, failures = 0, 0
-  for b, text in ipairs(call('HMGET', g.key, unpack(buckets(index)))) do
-    local more, bad = count_call(text, index - b + 1)
-    calls, failures = calls + more, failures + bad
-  end
-  if g.rate then return calls >= g.minimum and failures >= g.rate * calls end
-  return failures >= g.failures
-end
-
-local function release_breaker(g, x, outcome, took_ms)
-  local probe, epoch = x < 0, math.abs(x)
-  if probe then end_probe(g) end
-  if outcome == 'neutral' then return end
-  local bad = outcome == 'failed' or (g.slow ~= nil and took_ms > g.slow)
-  local index = math.floor(NOW * BUCKETS / g.window)
-  local bucket = 'bucket' .. index % BUCKETS
-  local v = call('HMGET', g.key, 'state', 'epoch', 'forced', 'wins', 'window', bucket)
-  local state = v[1] or 'closed'
-  if tonumber(v[2] or 1) ~= epoch then return end
-  if state == 'half-open' and probe then
-    local wins = tonumber(v[4] or 0) + 1
-    if bad then
-      open(g, epoch)
-    elseif wins < g.closes then
-      call('HSET', g.key, 'wins', wins)
-    else
-      call('HDEL', g.key, 'wins', 'until', unpack(buckets(index)))
-      call('HSET', g.key, 'state', 'closed', 'since', NOW)
-    end
-  elseif state == 'closed' then
-    local calls, failures = count_call(v[6], index)
-    local counted = index .. ':' .. calls + 1 .. ':' .. failures + (bad and 1 or 0)
-    if tonumber(v[5]) == g.window then
-      call('HSET', g.key, bucket, counted)
-    else
-      call('HSET', g.key, bucket, counted, 'window', g.window)
-      call('HSETNX', g.key, 'since', NOW)
-      call('HSET', BREAKERS, g.name, g.key)
-    end
-    if calls == 0 and not v[3] then call('PEXPIRE', g.key, g.window + g.cooldown + DAY_MS) end
-    if not v[3] and (bad or g.rate) and opens(g, index) then open(g, epoch) end
-  end
-end
-
--- Concurrency. Both are counted whatever is limited: who shares the name may limit the other.
-
-local function look_at_slots(g, m)
-  local tenant = 'tenant:' .. m.tenant
-  local v = call('HMGET', g.key, 'total', tenant)
-  return {total = tonumber(v[1] or 0), field = tenant, tenant = tonumber(v[2] or 0)}
-end
-
-local function check_slots(g, m, i)
-  local look = look_at_slots(g, m)
-  m.looks[i] = look
-  if g.total and look.total >= g.total then return 'concurrency', SOON_MS end
-  if g.per_tenant and look.tenant >= g.per_tenant then return 'concurrency', SOON_MS, true end
-end
-
-local function release_slot(g, m)
-  local look = look_at_slots(g, m)
-  set_counts(g.key, 'total', look.total - 1, look.field, look.tenant - 1)
-  freed = true
-end
-
 -- Budgets
 
 local AMOUNTS = {'used_tokens', 'used_cost'}
@@ -275,18 +99,9 @@ local function look_at_budget(key)
   return look
 end
 
--- Returns after what time there may be room, -1: never; nil: there is.
-local function check_budget(look, need)
-  for n = 1, 2 do
-    local limit = look.limit[n]
-    if limit and need[n] > 0 and look.used[n] + need[n] > limit then
-      return need[n] <= limit and look.renews or -1
-    end
-  end
-end
-
+-- Count what was used in place of what was needed, of what was taken in a period.
 local function adjust_budget(key, need, period, used)
-  local look = period >= 0 and look_at_budget(key)
+  local look = look_at_budget(key)
   if not look then return end
   for n, what in ipairs(AMOUNTS) do
     local more = used[n] - need[n]
@@ -323,102 +138,295 @@ local function save(m)
                                             m.need, m.budgets, m.text))
 end
 
--- The worse of two refusals: one for which waiting would not help, or is not wanted, else the longer.
-local function refuse(found, kind, name, retry, own, waits)
-  local final = retry < 0 or not waits
-  if not found or (final and not found.final) then
-    return {kind = kind, name = name, retry = retry, own = own and (not found or found.own), final = final}
+-- Functions for a refusal.
+local function refusing()
+  -- How long until so much has left that there is room.
+  local function room_in(g, look, what, need)
+    local names, excess = {}, look[what] + need - g[what]
+    for k = look.first, look.slice do names[#names + 1] = what .. k end
+    for i, count in ipairs(call('HMGET', g.key, unpack(names))) do
+      excess = excess - tonumber(count or 0)
+      if excess <= 0 then return math.ceil((look.first + i + SLICES) * g.per / SLICES) - NOW end
+    end
+    return SOON_MS
   end
-  found.own = found.own and own
-  if not found.final then found.retry = max(found.retry, retry) end
-  return found
+
+  -- The worse of two refusals: one for which waiting would not help, or is not wanted, else the longer.
+  local function refuse(found, kind, name, retry, own, waits)
+    local final = retry < 0 or not waits
+    if not found or (final and not found.final) then
+      return {kind = kind, name = name, retry = retry, own = own and (not found or found.own), final = final}
+    end
+    found.own = found.own and own
+    if not found.final then found.retry = max(found.retry, retry) end
+    return found
+  end
+
+  return room_in, refuse
 end
 
--- Returns nil where all let it through, else what refused it: `final` where waiting would not help, or is not wanted;
--- `own` where others than its tenant's may pass.
-local function check(m)
-  local found
-  m.looks, m.balances = {}, {}
-  for i, g in ipairs(m.guards) do
-    local of, kind, retry, own = g.kind, nil, nil, nil
-    if of == 'rate' then
-      kind, retry = check_rate(g, m, i)
-    elseif of == 'breaker' then
-      kind, retry = check_breaker(g, m, i)
+-- Functions for asking and taking.
+local function admitting()
+  local room_in, refuse
+
+  -- Returns nil where all let it through, else what refused it: `final` where waiting would not help, or is not wanted;
+  -- `own` where others than its tenant's may pass.
+  local function check(m)
+    local looks, found = {}, nil
+    m.looks, m.balances = looks, {}
+    local tokens = m.need[1]
+    for i, g in ipairs(m.guards) do
+      local of, kind, retry, own = g.kind, nil, nil, false
+      if of == 'rate' then
+        local look = look_at_rate(g)
+        looks[i] = look
+        -- One that does not know what it needs waits too while nothing is left.
+        local more, least = look.requests + 1, max(tokens, 1)
+        if g.tokens and tokens > g.tokens then
+          kind, retry = 'rate', -1
+        elseif look.gate > NOW then
+          kind, retry = 'gate', look.gate - NOW
+        elseif (g.requests and more > g.requests) or (g.tokens and look.tokens + least > g.tokens) then
+          if not room_in then room_in, refuse = refusing() end
+          kind, retry = 'rate', 0
+          if g.requests and more > g.requests then retry = room_in(g, look, 'requests', 1) end
+          if g.tokens and look.tokens + least > g.tokens then retry = max(retry, room_in(g, look, 'tokens', least)) end
+          if retry <= 0 then kind = nil end
+        end
+      elseif of == 'breaker' then
+        local v = call('HMGET', g.key, 'state', 'until', 'forced', 'gate', 'probes', 'epoch')
+        local state, forced, gate = v[1] or 'closed', v[3], tonumber(v[4] or 0)
+        local look = {state = state, epoch = tonumber(v[6] or 1), probe = false}
+        looks[i] = look
+        if forced == 'open' then
+          kind, retry = 'breaker', g.cooldown
+        elseif gate > NOW then
+          kind, retry = 'gate', gate - NOW
+        elseif not forced and state ~= 'closed' then
+          if state == 'open' and tonumber(v[2]) > NOW then
+            kind, retry = 'breaker', tonumber(v[2]) - NOW
+          elseif tonumber(v[5] or 0) >= g.probes then
+            kind, retry = 'breaker', math.min(g.cooldown, SOON_MS)
+          else
+            look.probe = true
+          end
+        end
+      else
+        local tenant = 'tenant:' .. m.tenant
+        local v = call('HMGET', g.key, 'total', tenant)
+        local look = {total = tonumber(v[1] or 0), field = tenant, tenant = tonumber(v[2] or 0)}
+        looks[i] = look
+        if g.total and look.total >= g.total then
+          kind, retry = 'concurrency', SOON_MS
+        elseif g.per_tenant and look.tenant >= g.per_tenant then
+          kind, retry, own = 'concurrency', SOON_MS, true
+        end
+      end
+      if kind then
+        if not refuse then room_in, refuse = refusing() end
+        found = refuse(found, kind, g.name, retry, own, g.waits)
+      end
+    end
+    for i = 1, #m.budgets, 2 do
+      local look = look_at_budget(m.budgets[i + 1])
+      m.balances[i] = look
+      for n = 1, look and 2 or 0 do
+        local need, limit = m.need[n], look.limit[n]
+        if limit and need > 0 and look.used[n] + need > limit then
+          if not refuse then room_in, refuse = refusing() end
+          found = refuse(found, 'budget', m.budgets[i], need <= limit and look.renews or -1, true, true)
+          break
+        end
+      end
+    end
+    return found
+  end
+
+  -- Take what was just checked; of a budget the period is noted in which it was taken, -1: there is no such budget.
+  local function take(m, granted)
+    local x, p, tokens = {}, {}, m.need[1]
+    m.x, m.p, m.probe = x, p, nil
+    for i, g in ipairs(m.guards) do
+      local of, look = g.kind, m.looks[i]
+      if of == 'rate' then
+        local fields = {}
+        if g.requests then
+          fields[1], fields[2] = 'requests', look.requests + 1
+          if not granted then fields[3], fields[4] = look.requests_field, look.requests_now + 1 end
+        end
+        if g.tokens and tokens > 0 then
+          local n = #fields
+          fields[n + 1], fields[n + 2] = 'tokens', look.tokens + tokens
+          if not granted then fields[n + 3], fields[n + 4] = look.tokens_field, look.tokens_now + tokens end
+        end
+        if #fields > 0 then call('HSET', g.key, unpack(fields)) end
+        x[i] = look.slice
+      elseif of == 'breaker' then
+        x[i] = look.epoch
+        if look.probe then
+          if look.state == 'open' then call('HSET', g.key, 'state', 'half-open', 'since', NOW, 'wins', 0) end
+          call('HINCRBY', g.key, 'probes', 1)
+          call('PEXPIRE', g.key, g.window + g.cooldown + DAY_MS)
+          x[i], m.probe = -look.epoch, 1
+        end
+      else
+        -- Both are counted whatever is limited: who shares the name may limit the other.
+        call('HSET', g.key, 'total', look.total + 1, look.field, look.tenant + 1)
+        x[i] = 1
+      end
+    end
+    for i = 1, #m.budgets, 2 do
+      local look = m.balances[i]
+      for n = 1, look and 2 or 0 do
+        if m.need[n] > 0 then call('HINCRBY', m.budgets[i + 1], AMOUNTS[n], m.need[n]) end
+      end
+      p[#p + 1] = look and look.period or -1
+    end
+  end
+
+  return check, take
+end
+
+-- Functions for a breaker that opens, or is tried out.
+local function tripping()
+  local function end_probe(g)
+    if call('HINCRBY', g.key, 'probes', -1) <= 0 then call('HDEL', g.key, 'probes') end
+    freed = true
+  end
+
+  local function buckets(index)
+    local names = {}
+    for b = 0, BUCKETS - 1 do names[b + 1] = 'bucket' .. (index - b) % BUCKETS end
+    return names
+  end
+
+  local function open(g, epoch)
+    call('HSET', g.key, 'state', 'open', 'since', NOW, 'until', NOW + g.cooldown, 'epoch', epoch + 1, 'wins', 0)
+  end
+
+  local function opens(g, index)
+    local calls, failures = 0, 0
+    for b, text in ipairs(call('HMGET', g.key, unpack(buckets(index)))) do
+      local at, more, bad = string.match(text or '', '^(%d+):(%d+):(%d+)$')
+      if tonumber(at) == index - b + 1 then calls, failures = calls + more, failures + bad end
+    end
+    if g.rate then return calls >= g.minimum and failures >= g.rate * calls end
+    return failures >= g.failures
+  end
+
+  local function probed(g, index, epoch, bad, wins)
+    if bad then
+      open(g, epoch)
+    elseif wins < g.closes then
+      call('HSET', g.key, 'wins', wins)
     else
-      kind, retry, own = check_slots(g, m, i)
+      call('HDEL', g.key, 'wins', 'until', unpack(buckets(index)))
+      call('HSET', g.key, 'state', 'closed', 'since', NOW)
     end
-    if kind then found = refuse(found, kind, g.name, retry, own or false, g.waits) end
   end
-  for i = 1, #m.budgets, 2 do
-    local look = look_at_budget(m.budgets[i + 1])
-    m.balances[i] = look
-    local retry = look and check_budget(look, m.need)
-    if retry then found = refuse(found, 'budget', m.budgets[i], retry, true, true) end
-  end
-  return found
+
+  return {end_probe = end_probe, open = open, opens = opens, probed = probed}
 end
 
--- Take what was just checked; of a budget the period is noted in which it was taken, -1: there is no such budget.
-local function take(m, granted)
-  local x, p = {}, {}
-  m.x, m.p, m.probe = x, p, nil
-  for i, g in ipairs(m.guards) do
-    local of, look = g.kind, m.looks[i]
-    if of == 'rate' then
-      x[i] = take_rate(g, m, look, granted)
-    elseif of == 'breaker' then
-      x[i] = take_breaker(g, m, look)
+-- Functions for giving back.
+local function releasing()
+  -- Lower two counters of one key: each goes when nothing is left.
+  local function set_counts(key, one, of_one, other, of_other)
+    if of_one > 0 and of_other > 0 then
+      call('HSET', key, one, of_one, other, of_other)
+    elseif of_one > 0 then
+      call('HSET', key, one, of_one)
+      call('HDEL', key, other)
+    elseif of_other > 0 then
+      call('HSET', key, other, of_other)
+      call('HDEL', key, one)
     else
-      call('HSET', g.key, 'total', look.total + 1, look.field, look.tenant + 1)
-      x[i] = 1
+      call('HDEL', key, one, other)
     end
   end
-  for i = 1, #m.budgets, 2 do
-    local look = m.balances[i]
-    for n = 1, look and 2 or 0 do
-      if m.need[n] > 0 then call('HINCRBY', m.budgets[i + 1], AMOUNTS[n], m.need[n]) end
-    end
-    p[#p + 1] = look and look.period or -1
+
+  local function release_slot(g, m)
+    local tenant = 'tenant:' .. m.tenant
+    local v = call('HMGET', g.key, 'total', tenant)
+    set_counts(g.key, 'total', tonumber(v[1] or 0) - 1, tenant, tonumber(v[2] or 0) - 1)
+    freed = true
   end
-end
 
--- Give back what a call holds; without `used` its reservation counts as used.
-local function release(m, outcome, took_ms, used)
-  for i, g in ipairs(m.guards) do
-    local of = g.kind
-    if of == 'rate' then
-      release_rate(g, m, m.x[i], used)
-    elseif of == 'breaker' then
-      release_breaker(g, m.x[i], outcome, took_ms)
-    else
-      release_slot(g, m)
+  -- Epochs: one ends when its breaker opens, and what began in it says nothing about it afterwards.
+  local function release_breaker(g, x, outcome, took_ms)
+    local trip = x < 0 and tripping()
+    if trip then trip.end_probe(g) end
+    if outcome == 'neutral' then return end
+    local epoch = math.abs(x)
+    local bad = outcome == 'failed' or (g.slow ~= nil and took_ms > g.slow)
+    local index = math.floor(NOW * BUCKETS / g.window)
+    local bucket = 'bucket' .. index % BUCKETS
+    local v = call('HMGET', g.key, 'state', 'epoch', 'forced', 'wins', 'window', bucket)
+    local state = v[1] or 'closed'
+    if tonumber(v[2] or 1) ~= epoch then return end
+    if state == 'half-open' and trip then
+      trip.probed(g, index, epoch, bad, tonumber(v[4] or 0) + 1)
+    elseif state == 'closed' then
+      local at, calls, failures = string.match(v[6] or '', '^(%d+):(%d+):(%d+)$')
+      if tonumber(at) ~= index then calls, failures = 0, 0 end
+      local counted = index .. ':' .. calls + 1 .. ':' .. failures + (bad and 1 or 0)
+      if tonumber(v[5]) == g.window then
+        call('HSET', g.key, bucket, counted)
+      else
+        call('HSET', g.key, bucket, counted, 'window', g.window)
+        call('HSETNX', g.key, 'since', NOW)
+        call('HSET', BREAKERS, g.name, g.key)
+      end
+      if not v[3] then
+        if tonumber(calls) == 0 then call('PEXPIRE', g.key, g.window + g.cooldown + DAY_MS) end
+        if bad or g.rate then
+          trip = trip or tripping()
+          if trip.opens(g, index) then trip.open(g, epoch) end
+        end
+      end
     end
   end
-  for i, period in ipairs(used and m.p or {}) do adjust_budget(m.budgets[2 * i], m.need, period, used) end
-end
 
-local function hold(m, ms)
-  save(m)
-  call('ZADD', HOLDS, NOW + ms, m.id)
-end
+  -- Give back what a call holds; without `used` its reservation counts as used.
+  local function release(m, outcome, took_ms, used)
+    for i, g in ipairs(m.guards) do
+      local of, x = g.kind, m.x[i]
+      if of == 'breaker' then
+        release_breaker(g, x, outcome, took_ms)
+      elseif of == 'concurrency' then
+        release_slot(g, m)
+      else
+        local more = g.tokens and used and used[1] - m.need[1] or 0
+        local look = more ~= 0 and look_at_rate(g, x)
+        if more > 0 then
+          call('HSET', g.key, 'tokens', look.tokens + more, look.tokens_field, look.tokens_now + more)
+        elseif more < 0 and x >= look.first then
+          set_counts(g.key, 'tokens', look.tokens + more, 'tokens' .. x, look.taken + more)
+          freed = true
+        end
+      end
+    end
+    for i, period in ipairs(used and m.p or {}) do
+      if period >= 0 then adjust_budget(m.budgets[2 * i], m.need, period, used) end
+    end
+  end
 
-local function let_go(m)
-  call('ZREM', HOLDS, m.id)
-  call('HDEL', MEMBERS, m.id)
+  return release, release_slot
 end
 
 -- Functions on those who wait, and on those who hold something and will not come for it.
 local function queueing()
   local CLASS = 1e12  -- scores of a class lie above all of the class before it
   local PAGE = 100
+  local check, take = admitting()
+  local release, release_slot = releasing()
 
   -- Give back what a granted member was never given the time to use.
   local function undo(m)
     for i, g in ipairs(m.guards) do
       local tokens = g.kind == 'rate' and g.tokens and m.need[1] or 0
       if g.kind == 'breaker' then
-        if m.x[i] < 0 then end_probe(g) end
+        if m.x[i] < 0 then tripping().end_probe(g) end
       elseif g.kind == 'concurrency' then
         release_slot(g, m)
       else
@@ -428,7 +436,9 @@ local function queueing()
         freed = true
       end
     end
-    for i, period in ipairs(m.p) do adjust_budget(m.budgets[2 * i], m.need, period, {0, 0}) end
+    for i, period in ipairs(m.p) do
+      if period >= 0 then adjust_budget(m.budgets[2 * i], m.need, period, {0, 0}) end
+    end
   end
 
   -- The queue: by class, then start-time fair between tenants, who each advance by one for each of their members.
@@ -462,8 +472,7 @@ local function queueing()
   end
 
   local function drop(m)
-    if m.s ~= 'w' then return let_go(m) end
-    dequeue(m, false)
+    if m.s == 'w' then dequeue(m, false) else call('ZREM', HOLDS, m.id) end
     call('HDEL', MEMBERS, m.id)
   end
 
@@ -505,7 +514,8 @@ local function queueing()
             dequeue(m, true)
             take(m, true)
             m.s = 'g'
-            hold(m, grant_ms)
+            save(m)
+            call('ZADD', HOLDS, NOW + grant_ms, id)
             turns[#turns + 1] = id
           elseif refusal.final then
             drop(m)
@@ -553,6 +563,6 @@ local function queueing()
     return grant(queue, grant_ms, limit)
   end
 
-  return {undo = undo, queue_at = queue_at, enqueue = enqueue, dequeue = dequeue, drop = drop, reap = reap,
+  return {undo = undo, release = release, queue_at = queue_at, enqueue = enqueue, dequeue = dequeue, drop = drop, reap = reap,
           grant = grant, grant_freed = grant_freed}
 end

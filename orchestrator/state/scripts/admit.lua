@@ -33,6 +33,7 @@ local budgets = {}
 for i = 10, #ARGV do budgets[i - 9] = ARGV[i] end
 m.tenant, m.class, m.need, m.budgets = ARGV[6], tonumber(ARGV[7]), {tonumber(ARGV[8]), tonumber(ARGV[9])}, budgets
 set_spec(m, ARGV[3])
+local check, take = admitting()
 local refusal = check(m)
 -- It may be a dead worker that has what is missing.
 if refusal and queueing().reap(500) > 0 then refusal = check(m) end
@@ -54,5 +55,10 @@ end
 if m.s == 'w' then known.dequeue(m, true) end
 take(m, false)
 m.s, m.at = 'h', NOW
-if hold_ms > 0 then hold(m, hold_ms) elseif known then let_go(m) end
+if hold_ms > 0 then
+  save(m)
+  call('ZADD', HOLDS, NOW + hold_ms, id)
+elseif known then
+  known.drop(m)
+end
 return {'admitted', NOW, m.probe or 0, m.since and NOW - m.since or 0}

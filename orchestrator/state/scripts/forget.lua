@@ -12,6 +12,6 @@ Atomic    what is given back once may be taken once
 local m = load(ARGV[2])
 if not m then return {} end
 local queues = queueing()
-if m.s == 'g' then queues.undo(m) elseif m.s == 'h' then release(m, 'neutral', 0, nil) end
+if m.s == 'g' then queues.undo(m) elseif m.s == 'h' then queues.release(m, 'neutral', 0, nil) end
 queues.drop(m)
 return queues.grant_freed(KEYS[5], ARGV[5], tonumber(ARGV[3]), tonumber(ARGV[4]))

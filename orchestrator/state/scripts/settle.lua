@@ -21,8 +21,9 @@ Atomic    what is given back once may be taken once
 local m = load(ARGV[2])
 local held = m and m.s == 'h'
 if held then
-  release(m, ARGV[3], tonumber(ARGV[4]), ARGV[5] ~= '' and {tonumber(ARGV[5]), tonumber(ARGV[6])} or nil)
-  let_go(m)
+  releasing()(m, ARGV[3], tonumber(ARGV[4]), ARGV[5] ~= '' and {tonumber(ARGV[5]), tonumber(ARGV[6])} or nil)
+  call('ZREM', HOLDS, m.id)
+  call('HDEL', MEMBERS, m.id)
 end
 local closed_ms = tonumber(ARGV[7])
 if closed_ms > 0 then
