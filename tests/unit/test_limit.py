@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from typing import Any
@@ -55,7 +54,7 @@ def test_limits_of_the_same_name_and_time_share_their_state() -> None:
 
 
 def test_a_guard_says_all_that_a_script_needs() -> None:
-    assert json.loads(RateLimit(requests=3, per=1.5, of="x").guard("a").json) == {
+    assert RateLimit(requests=3, per=1.5, of="x").guard("a").facts() == {
         "kind": "rate",
         "name": "x",
         "key": keys.rate("x", 1500),
