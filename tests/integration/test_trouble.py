@@ -237,12 +237,16 @@ def test_the_last_good_output_takes_over_with_its_age(deployment: Deployment) ->
 # Breaker
 
 
+def states(deployment: Deployment) -> list[str]:
+    return [breaker.state for breaker in deployment.client.guards.breakers()]
+
+
 def test_an_open_breaker_lets_steps_wait_and_a_probe_closes_it(deployment: Deployment) -> None:
     # given two failures
     bad = [submit(deployment, "patient", "raise") for _ in range(2)]
     for run in bad:
         deployment.wait_for_note(run, "only")
-    wait_until(lambda: deployment.client.guards.breakers()[0].state == "open", SOON, "the breaker is open")
+    wait_until(lambda: states(deployment) == ["open"], SOON, "the breaker is open")
     # when more runs come
     runs = [submit(deployment, "patient") for _ in range(10)]
     # then they wait until the breaker lets a probe through, and none fails
