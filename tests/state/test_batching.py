@@ -159,6 +159,23 @@ def test_a_reply_that_nobody_waited_for_is_not_read_by_the_next_call(client: Bat
 
 
 @on_valkey
+@pytest.mark.parametrize("along", [(), ("ECHO", "theirs")], ids=["alone", "along"])
+def test_a_reply_to_a_call_that_was_only_sent_is_not_read_by_the_next_one(
+    client: BatchingRedis, monkeypatch: pytest.MonkeyPatch, along: tuple[str, ...]
+) -> None:
+    # given a call that is interrupted when it is sent and nothing of its reply is read
+    if along:
+        client.along(*along)
+    with monkeypatch.context() as patched:
+        patched.setattr(client, "parse_response", lambda *_, **__: interrupt())
+        with pytest.raises(Interrupted):
+            client.echo("theirs")
+
+    # then the next one has its own
+    assert client.echo("mine") == b"mine"
+
+
+@on_valkey
 def test_a_signals_handler_may_call_in_the_midst_of_a_call(client: BatchingRedis) -> None:
     client.ping()
     with in_the_midst(lambda: client.rpush("list", client.echo("pushed"))):
