@@ -20,10 +20,13 @@ from unittest.mock import patch
 
 from celery.signals import after_task_publish, before_task_publish, task_received
 from kombu.transport import virtual
+from kombu.transport.redis import PublishBatch
 
 from orchestrator.agent import agents
 from orchestrator.errors import RunNotFound
+from orchestrator.runtime.delegating import gathered
 from orchestrator.runtime.process import current
+from orchestrator.state.fan_outs import FanOuts
 from orchestrator.state.runs import RunStore
 from tests.chaos.points import MARKS, mark
 
@@ -33,32 +36,45 @@ if TYPE_CHECKING:
     from celery.worker.request import Request
 
     from orchestrator import Context
-    from orchestrator.state.runs import Submission, Submitted
+    from orchestrator.runtime.process import WorkerProcess
+    from orchestrator.state.runs import Begun, Change, Submission, Submitted
 
 Method = Any  # a method of RunStore, whatever its signature
 
 
-def reach(point: str, run_id: str, step: str) -> None:
-    """Die here if the run asks for it and has not died here before."""
+def ends_at(point: str, run_id: str, step: str) -> bool:
+    """Tell whether the run asks for a death here and has had none here before; it has one from now on."""
     try:
-        asked = current().store.load(run_id).tags.get("crash", "").split()
+        asked = current().store.head(run_id).tags.get("crash", "").split()
     except RunNotFound:
-        return
+        return False
     if f"{point}:{step}" not in asked:
-        return
+        return False
     try:
         mark(Path(os.environ[MARKS]), run_id, point, step).touch(exist_ok=False)
     except FileExistsError:
-        return
+        return False
+    return True
+
+
+def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def around(name: str, *, before: str | None = None, after: str | None = None) -> None:
-    """Put points around a method of the store: one that names run and step, or takes what begin gave."""
-    method: Method = getattr(RunStore, name)
+def reach(point: str, run_id: str, step: str) -> None:
+    """Die here if the run asks for it and has not died here before."""
+    if ends_at(point, run_id, step):
+        die()
+
+
+def around(
+    name: str, *, store: type[RunStore | FanOuts] = RunStore, before: str | None = None, after: str | None = None
+) -> None:
+    """Put points around a method of a store: one that names run and step, or takes what begin gave."""
+    method: Method = getattr(store, name)
 
     @functools.wraps(method)
-    def wrapped(self: RunStore, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  any method's
+    def wrapped(self: RunStore | FanOuts, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  any method's
         run_id, step = args[:2] if isinstance(args[0], str) else (args[0].run_id, args[0].step.name)
         if before:
             reach(before, run_id, step)
@@ -67,7 +83,56 @@ def around(name: str, *, before: str | None = None, after: str | None = None) ->
             reach(after, run_id, step)
         return given
 
-    patch.object(RunStore, name, wrapped).start()
+    patch.object(store, name, wrapped).start()
+
+
+def joining(commit: Method) -> Method:
+    """Put a point where the last member of a fan-out is committed, and nothing of what joins it is published."""
+
+    @functools.wraps(commit)
+    def wrapped(self: RunStore, begun: Begun, *args: Any, **kwargs: Any) -> Change:  # noqa: ANN401  as of commit
+        change: Change = commit(self, begun, *args, **kwargs)
+        if begun.step.fan in change.to_publish:
+            reach("after-join", begun.run_id, str(begun.step.fan))
+        return change
+
+    return wrapped
+
+
+def gathering(gathered: Callable[[WorkerProcess, Begun], Begun]) -> Callable[[WorkerProcess, Begun], Begun]:
+    """Put points around the reading of what the members gave."""
+
+    @functools.wraps(gathered)
+    def wrapped(process: WorkerProcess, begun: Begun) -> Begun:
+        reach("before-gather", begun.run_id, begun.step.name)
+        found = gathered(process, begun)
+        reach("after-gather", begun.run_id, begun.step.name)
+        return found
+
+    return wrapped
+
+
+def flushing(flush: Callable[[PublishBatch], None]) -> Callable[[PublishBatch], None]:
+    """Put a point between the messages that are published together."""
+
+    @functools.wraps(flush)
+    def wrapped(self: PublishBatch) -> None:
+        commands = self.pipeline.command_stack
+        for number, (arguments, _) in enumerate(list(commands)):
+            run_id, step = of_a_step(json.loads(arguments[2]))
+            if ends_at("mid-publish", run_id, step):
+                del commands[number:]
+                flush(self)
+                die()
+        flush(self)
+
+    return wrapped
+
+
+def of_a_step(message: dict[str, Any]) -> tuple[str, str]:
+    """Return the run and the step of a message."""
+    _, kwargs, _ = json.loads(base64.b64decode(message["body"]))
+    return kwargs["run"], kwargs["step"]
 
 
 def submitting(submit: Callable[..., list[Submitted]]) -> Callable[..., list[Submitted]]:
@@ -122,8 +187,7 @@ def popping(deliver: Callable[..., None]) -> Callable[..., None]:
 
     def wrapped(self: virtual.Transport, message: dict[str, Any], queue: str) -> None:
         with contextlib.suppress(ValueError, TypeError, KeyError):  # not a step's message
-            _, kwargs, _ = json.loads(base64.b64decode(message["body"]))
-            reach("popped", kwargs["run"], kwargs["step"])
+            reach("popped", *of_a_step(message))
         deliver(self, message, queue)
 
     return wrapped
@@ -133,8 +197,14 @@ around("begin", before="before-begin", after="after-begin")
 around("commit", before="before-commit", after="after-commit")
 around("lost", after="after-lost")
 around("redispatch", after="after-redispatch")
+around("delegate", store=FanOuts, before="before-delegate", after="after-delegate")
+around("_stage", store=FanOuts, after="after-stage")
+around("join", store=FanOuts, after="after-overdue")
+patch.object(RunStore, "commit", joining(RunStore.commit)).start()
+patch("orchestrator.runtime.step.gathered", gathering(gathered)).start()
+patch.object(PublishBatch, "flush", flushing(PublishBatch.flush)).start()
 patch.object(RunStore, "submit", submitting(RunStore.submit)).start()
-for name in ("acme.effect", "acme.effect-sync"):
+for name in ("acme.effect", "acme.effect-sync", "acme.boss", "acme.sum"):
     agents()[name].function = after_effect(agents()[name].function)
 before_task_publish.connect(publishing("before-publish"), weak=False)
 after_task_publish.connect(publishing("after-publish"), weak=False)

@@ -64,6 +64,8 @@ QUEUES: Final = (
     "acme.labour",
     "acme.careful",
     "acme.careful-sync",
+    "acme.boss",
+    "acme.sum",
 )
 """All of acme's but `acme.parked`."""
 

@@ -9,7 +9,7 @@ import time
 from functools import partial
 from typing import Any, cast
 
-from orchestrator import Context, agent
+from orchestrator import Assignment, Context, Plan, Results, agent
 
 from .documents import Doc, Draft, Exact, Report
 from .floor import POLL, effect, note, told, wait_to_be_told
@@ -158,6 +158,27 @@ async def labour(ctx: Context, doc: Doc) -> Doc:
     effect(ctx)
     await asyncio.sleep(POLL)
     return doc.via(ctx.step)
+
+
+def assignments(doc: Doc, number: int) -> list[Assignment]:
+    """Return what a round gives out: the text says `specialist specialist:text | ...`, with `|` between the rounds."""
+    words = doc.text.split("|")[number - 1].split()
+    return [Assignment(to=to, input=Doc(text=text)) for to, _, text in (word.partition(":") for word in words)]
+
+
+@agent("acme.boss")
+def boss(ctx: Context, doc: Doc) -> Plan:
+    effect(ctx)
+    return Plan(assignments(doc, 1))
+
+
+@agent("acme.sum")
+def total(ctx: Context, results: Results[Doc, Doc]) -> Doc | Plan:
+    """Give the next round out, or what came of all: by outcome, in the order of the plan."""
+    effect(ctx)
+    if results.round <= results.task.text.count("|"):
+        return Plan(assignments(results.task, results.round + 1))
+    return Doc(text=results.task.text, trail=tuple(f"{one.step} {one.status}" for one in results.outcomes))
 
 
 def charge(ctx: Context) -> str:

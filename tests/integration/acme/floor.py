@@ -21,7 +21,7 @@ def floor() -> Path:
 
 def note(ctx: Context, what: str) -> None:
     """Leave a note: one more line in `<run>.<what>`, with the process that wrote it and when (s)."""
-    with (floor() / f"{ctx.run_id}.{what}").open("a") as file:
+    with (floor() / f"{ctx.run_id}.{what.replace('/', '+')}").open("a") as file:
         file.write(f"{os.getpid()} {time.monotonic():.3f}\n")
 
 

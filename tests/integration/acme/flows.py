@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from orchestrator import Decision, Gate, Pipeline, Stage
+from orchestrator import Decision, Gate, Hierarchy, Join, Pipeline, Stage
 
 from .agents import (
+    boss,
     careful,
     careful_sync,
     editor,
@@ -28,11 +29,16 @@ from .agents import (
     second,
     slow,
     third,
+    total,
     writer,
 )
 
 if TYPE_CHECKING:
+    from orchestrator.messages import Otherwise
+
     from .documents import Draft
+
+OTHERWISE: Final[tuple[Otherwise, ...]] = ("fail", "degrade")
 
 
 def judge(draft: Draft) -> Decision | bool:
@@ -100,3 +106,26 @@ effects = Pipeline(
     "effects", [Stage(effect_async, name="a"), Stage(effect_sync, name="b"), Stage(effect_async, name="c")]
 )
 labours = Pipeline("labours", [Stage(labour, name="a"), Stage(labour, name="b"), Stage(labour, name="c")])
+
+labourers = Pipeline("labourers", [Stage(labour, name="x"), Stage(labour, name="y")])
+SPECIALISTS = (effect_async, effect_sync, effects, labour, labourers, hold, raiser, poison, parked)
+
+
+def team_of(name: str, join: Join, *, width: int = 2) -> Hierarchy:
+    """Return a hierarchy whose plan is its document's text: see `agents.assignments`."""
+    return Hierarchy(name, boss=boss, synthesize=total, workers=SPECIALISTS, join=join, width=width, max_rounds=3)
+
+
+team = team_of("team", Join())
+tolerant = team_of("tolerant-team", Join(otherwise="degrade"))
+# of four members; the latter for those whose worker is not there
+quorums = [
+    team_of(f"quorum-{need}-{otherwise}", Join(need=need, otherwise=otherwise), width=4)
+    for need in (3, 4)
+    for otherwise in OTHERWISE
+]
+timed_quorums = [
+    team_of(f"timed-quorum-{need}-{otherwise}", Join(need=need, otherwise=otherwise, deadline=3.0), width=4)
+    for need in (3, 4)
+    for otherwise in OTHERWISE
+]
