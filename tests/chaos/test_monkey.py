@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.chaos
 
-FLOWS: Final = (("labours", "x"), ("labours", "x"), ("labours", "x"), ("relay", "x"), ("essay", "revise 2"))
-LABOURS: Final = 3
+TEAM: Final = ("team", "labour labourers labour | labour labourers")
+FLOWS: Final = (*[("labours", "x")] * 3, TEAM, TEAM, ("relay", "x"), ("essay", "revise 2"))
+LABOURS: Final = 5
 EFFECTS_A_RUN: Final = 3
+"""At least, of those of the flows above that have any: so many."""
 RUNS_A_FAULT: Final = 10
 LONGEST_DOWN: Final = 3.0
 DONE_WITHIN: Final = 60.0
@@ -102,7 +104,7 @@ def pauses(run: Run) -> list[float]:
             if step in begun:
                 found.append((event.at_ms - begun[step]) / 1000)
             begun[step] = event.at_ms
-        elif event.type in {"StepCompleted", "StepRevised"}:
+        elif event.type in {"StepCompleted", "StepDelegated", "StepRevised"}:
             begun.pop(step, None)
     return found
 
@@ -143,7 +145,7 @@ def test_every_run_ends_right_whatever_the_monkey_kills(
     # then every run has ended right
     problems = [line for run in runs for line in wrong_with(run.state(), run.events())]
     problems += wrong_with_effects(
-        deployment.ledger, [state for run in runs if (state := run.state()).flow == "labours"]
+        deployment.ledger, [state for run in runs if (state := run.state()).flow in {"labours", "team"}]
     )
     gaps = [gap for run in runs for gap in pauses(run)]
     total = Counter(event.type for run in runs for event in run.events())
