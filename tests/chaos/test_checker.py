@@ -70,6 +70,47 @@ def test_a_missing_commit_is_found(run: Run) -> None:
     assert f"I2: {run.id}/b was never committed" in wrong_with(run.state(), events)
 
 
+@pytest.fixture
+def fanned(marred: Deployment) -> Run:
+    """A run of two rounds with nothing wrong."""
+    found = marred.submit("team", "effect effects | effect")
+    found.result(timeout=15)
+    assert wrong_with(found.state(), found.events()) == []
+    return found
+
+
+def test_a_second_join_is_found(marred: Deployment, fanned: Run) -> None:
+    log(marred, fanned, "FanOutJoined", fan="sum", verdict="met", good=1, failed=0, late=0)
+    found = wrong_with(fanned.state(), fanned.events())
+    assert f"I2: {fanned.id}/sum gave work out 2 times and was joined 3 times" in found
+
+
+def test_a_join_before_the_members_of_its_round_is_found(fanned: Run) -> None:
+    # given two joins in all, both of them in the second round
+    events = fanned.events()
+    first, second = (event for event in events if event.type == "FanOutJoined")
+    others = [event for event in events if event is not first]
+    doubled = [each for event in others for each in ((event, event) if event is second else (event,))]
+    assert f"I2: {fanned.id}/sum was joined twice in a row" in wrong_with(fanned.state(), doubled)
+
+
+def test_a_missing_join_is_found(fanned: Run) -> None:
+    last = max(number for number, event in enumerate(fanned.events()) if event.type == "FanOutJoined")
+    events = [event for number, event in enumerate(fanned.events()) if number != last]
+    found = wrong_with(fanned.state(), events)
+    assert f"I2: {fanned.id}/sum gave work out 2 times and was joined 1 times" in found
+
+
+def test_a_member_that_is_committed_twice_or_never_is_found(fanned: Run) -> None:
+    events = fanned.events()
+    (commit,) = (event for event in events if event.type == "StepCompleted" and event.data["step"] == "effects#2/b")
+    without = [event for event in events if event is not commit]
+    twice = [each for event in events for each in ((event, event) if event is commit else (event,))]
+    name = f"{fanned.id}/effects#2/b"
+    assert f"I2: {name} was never committed" in wrong_with(fanned.state(), without)
+    assert f"I2: {name} was committed 2 times" in wrong_with(fanned.state(), twice)
+
+
 def test_a_second_end_is_found(marred: Deployment, run: Run) -> None:
     log(marred, run, "RunCompleted", output="c@1")
     assert any("ended 2 times" in line for line in wrong_with(run.state(), run.events()))
@@ -82,7 +123,8 @@ def test_a_state_that_its_log_does_not_tell_is_found(marred: Deployment, run: Ru
 
 def test_lost_doubled_and_unexpected_effects_are_found(marred: Deployment, run: Run) -> None:
     def wrong() -> list[str]:
-        states = [state for state in marred.client.list_runs(limit=1000) if state.flow == "effects"]
+        runs = marred.client.list_runs(limit=1000)
+        states = [state for state in runs if state.flow in {"effects", "team"}]
         return wrong_with_effects(marred.ledger, states)
 
     assert wrong() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -12,11 +13,13 @@ from tests.integration.checks import wrong_with, wrong_with_effects
 from tests.integration.fleet import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from orchestrator import Run
     from tests.integration.fleet import Deployment, Pool
+
+    Deaths = tuple[str, ...]
 
 TIMEOUT: Final = 90.0
 ROUNDS: Final = 4
@@ -24,49 +27,64 @@ PLAN: Final = "effect effect-sync effects effect effect-sync | effect effects"
 """Of the hierarchy `team`, two of whose members are in flight at a time; `effects` is a pipeline of three steps."""
 MEMBERS: Final = ("effect#1", "effect-sync#2", "effects#3/a", "effect#4", "effect-sync#5", "effect#6", "effects#7/a")
 
-BOSS: Final = tuple(
-    f"{point}:boss" for point in ("before-begin", "after-begin", "in-handler", *WHERE_WORK_IS_GIVEN_OUT)
+BOSS: Final = (
+    *(f"{point}:boss" for point in ("before-begin", "after-begin", "in-handler", *WHERE_WORK_IS_GIVEN_OUT)),
+    *("before-publish:effect#1", "before-publish:effect-sync#2", "mid-publish:effect-sync#2"),
 )
-MID_PUBLISH: Final = ("before-publish:effect#1", "before-publish:effect-sync#2", "mid-publish:effect-sync#2")
-MEMBER: Final = tuple(f"{point}:{step}" for step in ("effect-sync#2", "effects#3/b", "effect#4") for point in IN_CHILD)
-JOIN: Final = tuple(f"{point}:sum" for point in ("after-join", "before-publish", "after-publish"))
+FIRST, NESTED, LATER = (
+    tuple(f"{point}:{step}" for point in IN_CHILD) for step in ("effect-sync#2", "effects#3/b", "effect#4")
+)
 SYNTHESIS: Final = (
+    *(f"{point}:sum" for point in ("after-join", "before-publish", "after-publish")),
     *(f"{point}:sum" for point in ("before-begin", "after-begin", "before-gather", "after-gather", "in-handler")),
     *(f"{point}:sum" for point in (*WHERE_WORK_IS_GIVEN_OUT, "before-commit", "after-commit")),
     "mid-publish:effects#7/a",
 )
-PARENT: Final = ("popped:boss", "popped:effect#4", "received:effect-sync#2", "popped:sum", "received:sum")
-CARETAKER: Final = {
-    "after-lost:boss": "after-begin:boss",
-    "after-lost:effects#3/b": "after-begin:effects#3/b",
-    "after-redispatch:effect-sync#2": "mid-publish:effect-sync#2",
-    "after-lost:sum": "after-gather:sum",
-    "after-redispatch:sum": "after-join:sum",
-}
-"""Where the caretaker dies, and what else has to die for it to come to its point."""
+TAKEN: Final = ("popped:boss", "popped:effect#4", "received:effect-sync#2", "popped:sum", "received:sum")
+CARETAKER: Final = (
+    # where the caretaker dies, and before that what has to die for it to come there
+    ("after-begin:boss", "after-lost:boss"),
+    ("after-begin:effects#3/b", "after-lost:effects#3/b"),
+    ("mid-publish:effect-sync#2", "after-redispatch:effect-sync#2"),
+    ("after-gather:sum", "after-lost:sum"),
+    ("after-join:sum", "after-redispatch:sum"),
+)
+CHILDREN: Final = (*BOSS, *FIRST, *NESTED, *LATER, *SYNTHESIS)
 
 
-def die_at(deployment: Deployment, points: Iterable[str], marks: Path) -> None:
-    """Let a run of `team` die at each point, all together, and check that every one of them ends right."""
+def each(points: Iterable[str]) -> list[Deaths]:
+    """Return the deaths of runs that die once."""
+    return [(point,) for point in points]
+
+
+def several(*phases: Iterable[str]) -> list[Deaths]:
+    """Return the deaths of runs that die once in each phase: as few runs as it takes."""
+    return [tuple(point for point in points if point) for points in zip_longest(*phases)]
+
+
+def die_at(deployment: Deployment, deaths: Sequence[Deaths], marks: Path) -> None:
+    """Let runs die where each is to, all together, and check that every one of them ends right."""
     submitted: list[Run] = []
-    missing = list(points)
+    missing = list(deaths)
     with Supervisor(deployment):
         for _ in range(ROUNDS):
             # A parent that dies takes other runs' processes along, and one of these may thus pass its point alive.
-            batch = [
-                (point, deployment.submit("team", PLAN, tags={"crash": f"{CARETAKER.get(point, '')} {point}"}))
-                for point in missing
-            ]
-            for point, run in batch:
-                assert run.result(timeout=TIMEOUT).trail == tuple(f"{member} ok" for member in MEMBERS), point
-            missing = [point for point, run in batch if not mark(marks, run.id, *point.split(":", maxsplit=1)).exists()]
+            batch = [(points, deployment.submit("team", PLAN, tags={"crash": " ".join(points)})) for points in missing]
+            for points, run in batch:
+                assert run.result(timeout=TIMEOUT).trail == tuple(f"{member} ok" for member in MEMBERS), points
+            missing = [points for points, run in batch if not all(has_died(marks, run, point) for point in points)]
             submitted += [run for _, run in batch]
-        problems = [f"no run died at {point}" for point in missing]
+        problems = [f"no run died at {' and '.join(points)}" for points in missing]
         for run in submitted:
             problems += wrong_with(run.state(), run.events())
             problems += once_each(run)
         problems += wrong_with_effects(deployment.ledger, [run.state() for run in submitted])
         assert not problems, "\n".join(problems)
+
+
+def has_died(marks: Path, run: Run, at: str) -> bool:
+    point, _, step = at.partition(":")
+    return mark(marks, run.id, point, step).exists()
 
 
 def once_each(run: Run) -> list[str]:
@@ -86,41 +104,53 @@ def once_each(run: Run) -> list[str]:
     return found
 
 
-@pytest.mark.integration
 @pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    "deaths",
+    [
+        pytest.param(several(BOSS, FIRST, NESTED, LATER, SYNTHESIS), id="several", marks=pytest.mark.integration),
+        pytest.param(each(CHILDREN), id="each", marks=pytest.mark.chaos),
+    ],
+)
 def test_a_fan_out_survives_the_death_of_a_child_at_each_point(
-    fragile: Callable[..., Deployment], tmp_path: Path
+    deaths: list[Deaths], fragile: Callable[..., Deployment], tmp_path: Path
 ) -> None:
     deployment = fragile()
     deployment.start_worker(concurrency=6).wait_until_ready()
-    die_at(deployment, [*BOSS, *MID_PUBLISH, *MEMBER, *JOIN, *SYNTHESIS], tmp_path)
+    die_at(deployment, deaths, tmp_path)
 
 
-@pytest.mark.integration
 @pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    "deaths",
+    [
+        pytest.param([TAKEN, *CARETAKER[1::3]], id="several", marks=pytest.mark.integration),
+        pytest.param([*each(TAKEN), *CARETAKER], id="each", marks=pytest.mark.chaos),
+    ],
+)
 def test_a_fan_out_survives_the_death_of_a_worker_at_each_point(
-    fragile: Callable[..., Deployment], tmp_path: Path
+    deaths: list[Deaths], fragile: Callable[..., Deployment], tmp_path: Path
 ) -> None:
     deployment = fragile()
     for worker in [deployment.start_worker(), deployment.start_worker()]:
         worker.wait_until_ready()
-    die_at(deployment, [*PARENT, *CARETAKER], tmp_path)
+    die_at(deployment, deaths, tmp_path)
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("pool", "points"),
+    ("pool", "deaths"),
     [
-        pytest.param("asyncio", ("mid-publish:effect-sync#2", "after-join:sum"), marks=pytest.mark.integration),
-        pytest.param("asyncio", (*BOSS, *MID_PUBLISH, *MEMBER), marks=pytest.mark.chaos),
-        pytest.param("asyncio", (*JOIN, *SYNTHESIS, *PARENT, *CARETAKER), marks=pytest.mark.chaos),
-        pytest.param("threads", (*BOSS, *MID_PUBLISH, *JOIN, *SYNTHESIS), marks=pytest.mark.chaos),
+        pytest.param("asyncio", [(BOSS[-1], "after-join:sum")], id="several", marks=pytest.mark.integration),
+        pytest.param("asyncio", each(CHILDREN), id="asyncio", marks=pytest.mark.chaos),
+        pytest.param("asyncio", [*each(TAKEN), *CARETAKER], id="asyncio-taken", marks=pytest.mark.chaos),
+        pytest.param("threads", each(CHILDREN), id="threads", marks=pytest.mark.chaos),
     ],
 )
 def test_a_fan_out_survives_the_death_of_a_pool_in_one_process_at_each_point(
-    pool: Pool, points: tuple[str, ...], fragile: Callable[..., Deployment], tmp_path: Path
+    pool: Pool, deaths: list[Deaths], fragile: Callable[..., Deployment], tmp_path: Path
 ) -> None:
     deployment = fragile("redis7", own_broker=True)
     for worker in [deployment.start_worker(pool=pool, concurrency=8) for _ in range(2)]:
         worker.wait_until_ready()
-    die_at(deployment, points, tmp_path)
+    die_at(deployment, deaths, tmp_path)

@@ -127,7 +127,7 @@ def test_a_dead_member_fails_or_degrades_its_run_where_the_others_are_not_enough
     # and the messages of a pool that comes back too late change nothing
     deployment.start_worker(queues=[PARKED])
     wait_until(lambda: not deployment.messages(PARKED), 30, "they are taken")
-    check(run for _, _, run in (*deadly, *absent))
+    check([run for _, _, run in (*deadly, *absent)])
 
 
 def reason(run: Run, step: str) -> str:

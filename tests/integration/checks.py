@@ -66,6 +66,16 @@ def _wrong_with_fan_outs(state: RunState, events: Sequence[Event]) -> Iterator[s
         least = 0 if within_another or state.status != "completed" else given[fan]
         if not least <= joined[fan] <= given[fan] + again:
             yield f"I2: {state.id}/{fan} gave work out {given[fan]} times and was joined {joined[fan]} times"
+    closed: set[object] = set()
+    for event in events:
+        if event.type == "RunRedriven":
+            closed.clear()  # what was joined before may go on
+        elif event.type == "StepDelegated":
+            closed.discard(event.data["fan"])
+        elif event.type == "FanOutJoined":
+            if event.data["fan"] in closed:
+                yield f"I2: {state.id}/{event.data['fan']} was joined twice in a row"
+            closed.add(event.data["fan"])
 
 
 def wrong_with_effects(ledger: Path, states: Iterable[RunState]) -> list[str]:

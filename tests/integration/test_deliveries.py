@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.integration.fleet import FAST
+from tests.integration.fleet import FAST, QUEUES
 from tests.integration.listening import Listener
 from tests.servers import wait_until
 
@@ -185,3 +185,54 @@ def test_priorities_are_heeded(make: Callable[..., Deployment]) -> None:
     # then the urgent ones were begun first
     begun = sorted((*low, *normal, *high), key=lambda run: run.state().steps[0].started_ms or 0)
     assert [run.state().priority for run in begun] == ["high"] * 5 + ["normal"] * 5 + ["low"] * 5
+
+
+# Fan-outs
+
+
+def test_a_chords_body_that_comes_too_early_or_too_late_changes_nothing(make: Callable[..., Deployment]) -> None:
+    deployment = make()
+    deployment.start_worker(pool="asyncio").wait_until_ready()
+    with Listener(deployment.client.app) as listener:
+
+        def refused(agent: str, step: str) -> bool:
+            sent = [deliver(deployment, run, step, agent=agent) for _ in range(3)]
+            return [listener.end_of(message) for message in sent] == ["task-rejected"] * 3
+
+        # given a member at work, then the body comes too early
+        run = deployment.submit("team", "effect hold | effect parked")
+        deployment.wait_for_note(run, "started")
+        assert refused("acme.sum", "sum")
+        assert refused("acme.effect", "effect#1")
+        # given the next round's at work, then it comes too late for the first, and too early for the second
+        deployment.say(run)
+        wait_until(lambda: deployment.messages(PARKED), 15, "the next round was given out")
+        assert refused("acme.sum", "sum")
+        assert refused("acme.hold", "hold#2")
+        assert refused("acme.boss", "boss")
+        # given the end, then it comes too late
+        deployment.start_worker(queues=[PARKED])
+        assert run.result(timeout=15).trail == ("effect#1 ok", "hold#2 ok", "effect#3 ok", "parked#4 ok")
+        assert refused("acme.sum", "sum")
+    # and each round was joined once
+    assert counts(run)["FanOutJoined"] == 2
+    assert counts(run)["StepStarted"] == 7
+
+
+def test_a_chords_body_that_comes_several_times_or_never_is_executed_once(make: Callable[..., Deployment]) -> None:
+    # given joined fan-outs whose bodies wait in the queue
+    deployment = make()
+    deployment.start_worker(queues=[queue for queue in QUEUES if queue != "acme.sum"]).wait_until_ready()
+    runs = [deployment.submit("team", "effect effect effect-sync") for _ in range(10)]
+    wait_until(lambda: len(set(deployment.messages("acme.sum"))) >= 10, 30, "all are joined")
+    bodies = deployment.messages("acme.sum")
+    # when half of them are lost, and the others are there three times
+    name = deployment.queue_key("acme.sum")
+    deployment.broker.delete(name)
+    deployment.broker.rpush(name, *bodies[:5] * 3)
+    deployment.start_worker(queues=["acme.sum"], concurrency=3)
+    # then each is executed once
+    for run in runs:
+        assert len(run.result(timeout=20).trail) == 3
+        assert counts(run)["FanOutJoined"] == 1
+        assert counts(run)["StepStarted"] == 5
