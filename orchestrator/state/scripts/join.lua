@@ -7,10 +7,12 @@ Returns   {'joined', fan, ready...} | {'early', ''} | {'closed', ''} it was join
 Atomic    the verdict and what follows together: the last member may end at this moment
 ]]
 local name = ARGV[1]
-local status, _, retention_ms = run_fields(name)
+local status, _, retention_ms, _, rec = run_fields(name)
 local stored = redis.call('HGET', RUN, 'fan:' .. name)
 local fan = stored and cjson.decode(stored)
-if not status or not live(status) or not fan or fan.verdict or not fan.until_ms then
+-- Two caretakers may have seen the same timer: the second must not revive what has been closed by now.
+local pending = status and live(status) and rec and rec.status == 'pending'
+if not pending or not fan or fan.verdict or not fan.until_ms then
   redis.call('ZREM', TIMERS, joined_by(name))
   return told('closed')
 end

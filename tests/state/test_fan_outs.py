@@ -1,0 +1,176 @@
+"""Fan-outs at their edges: none, thousands, all refused, sent again, stale, out of memory, and sent again for good."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.exceptions import OutOfMemoryError
+
+from orchestrator.messages import Member, PlanStep, Terms
+from orchestrator.state import keys
+from orchestrator.state.fan_outs import FanOuts
+from orchestrator.state.runs import Begun, RunStore, Submission
+from tests.servers import no_key_left_without_ttl_or_declaration, wait_until
+from tests.state.invariants import look, problems
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from redis import Redis
+
+    from orchestrator import Settings
+    from orchestrator.messages import RunState
+    from orchestrator.state.runs import Change
+    from tests.servers import Server
+
+PLAN = (
+    PlanStep(name="boss", agent="boss", next="join", delegates=True),
+    PlanStep(name="join", agent="join", joins=True),
+)
+ALL = Terms(need=1000, share=True, accept=False, otherwise="fail", width=100, within=None)
+"""All of one assignment; for more the tests say what is needed."""
+LARGE = b'"%s"' % (b"x" * 200)
+
+
+@pytest.fixture
+def store(redis_client: Redis, settings: Settings) -> Iterator[RunStore]:
+    """A store whose claim checks begin early; what it leaves behind is looked at."""
+    store = RunStore(redis_client, settings.model_copy(update={"claim_check_bytes": 100, "max_attempts": 2}))
+    yield store
+    no_key_left_without_ttl_or_declaration(redis_client)
+
+
+def submit(
+    store: RunStore, plan: tuple[PlanStep, ...] = PLAN, *, deadline: float = 60.0, retention: float = 60.0
+) -> str:
+    submission = Submission(flow="f", plan=plan, value=b"1", tags={}, deadline=deadline, retention=retention)
+    return store.submit([submission])[0].run_id
+
+
+def begin(store: RunStore, run: str, name: str) -> Begun:
+    step = store.load(run).step(name)
+    assert step is not None
+    begun = store.begin(run, name, agent=step.agent, nonce="n", worker="w")
+    assert isinstance(begun, Begun), begun
+    return begun
+
+
+def work(store: RunStore, run: str, *names: str) -> None:
+    for name in names:
+        store.commit(begin(store, run, name), b'"%s"' % name.encode())
+
+
+def one(name: str, *, fan: str = "join", value: bytes = LARGE, fault: str = "", **more: Any) -> Member:  # noqa: ANN401
+    step = PlanStep(name=name, agent="work", fan=fan, member=name, round=more.pop("round", 1), **more)
+    return Member(steps=(step,), value=value, fault=fault)
+
+
+def flow(name: str, *, fan: str = "join", **last: Any) -> Member:  # noqa: ANN401  fields of a step
+    first = f"{name}/first"
+    common: dict[str, Any] = {"fan": fan, "member": first, "agent": "work"}
+    return Member(
+        steps=(
+            PlanStep(name=first, next=f"{name}/last", round=1, **common),
+            PlanStep(name=f"{name}/last", **common, **last),
+        ),
+        value=b"2",
+    )
+
+
+def team(name: str, *, fan: str = "join") -> Member:
+    common: dict[str, Any] = {"fan": fan, "member": f"{name}/boss", "agent": "team"}
+    return Member(
+        steps=(
+            PlanStep(name=f"{name}/boss", next=f"{name}/join", delegates=True, round=1, **common),
+            PlanStep(name=f"{name}/join", joins=True, **common),
+        ),
+        value=b"3",
+    )
+
+
+def needs(members: int, **more: Any) -> Terms:  # noqa: ANN401  fields of the terms
+    facts: dict[str, Any] = {
+        "need": members,
+        "share": False,
+        "accept": False,
+        "otherwise": "fail",
+        "width": 100,
+        "within": None,
+    }
+    return Terms(**facts | more)
+
+
+def give(store: RunStore, run: str, *members: Member, terms: Terms | None = None, boss: str = "boss") -> Change:
+    begun = begin(store, run, boss)
+    fan = begun.step.name if begun.step.joins else begun.step.next or ""
+    return FanOuts(store).delegate(begun, fan, members, terms or needs(len(members)), LARGE)
+
+
+def statuses(store: RunStore, run: str) -> dict[str, str]:
+    return {step.name: step.status for step in store.load(run).steps}
+
+
+def gathered(store: RunStore, run: str, name: str = "join") -> dict[str, tuple[str | None, bytes | None]]:
+    fans = FanOuts(store)
+    fan = fans.load(run, name)
+    assert fan is not None
+    return {step.name: (step.outcome, answer) for step, answer in fans.gather(run, fan)}
+
+
+def is_well(store: RunStore, run: str) -> RunState:
+    snapshot = look(store, run)
+    assert problems(snapshot) == []
+    return snapshot.state
+
+
+def end(store: RunStore, run: str) -> None:
+    store.cancel(run, reason="", by="me")
+
+
+# How many
+
+
+# Sent again, and stale
+
+
+# Out of memory
+
+
+# Nesting
+
+
+def test_a_join_timer_that_two_have_seen_revives_nothing(store: RunStore) -> None:
+    # given a fan-out that has a time, in a member that is cancelled as it is over
+    run = submit(store)
+    give(store, run, team("team#1"), one("work#2"), terms=needs(1))
+    inner = one("team#1/work#1", fan="team#1/join")
+    give(store, run, inner, terms=needs(1, within=0.001), boss="team#1/boss")
+    wait_until(lambda: store.timers([keys.shard_of(run)]), 5.0, "its time is over")
+    work(store, run, "work#2")
+    # when a caretaker that had seen its timer comes
+    assert FanOuts(store).join(run, "team#1/join").what == "closed"
+    assert statuses(store, run)["team#1/join"] == "cancelled"
+    is_well(store, run)
+    end(store, run)
+
+
+def test_a_join_timer_revives_nothing_while_the_run_is_being_undone(store: RunStore) -> None:
+    before = PlanStep(name="before", agent="a", next="boss", undo="undo")
+    run = submit(store, (before, *PLAN))
+    work(store, run, "before")
+    give(store, run, one("work#1"), terms=needs(1, within=0.001))
+    wait_until(lambda: store.timers([keys.shard_of(run)]), 5.0, "its time is over")
+    assert store.cancel(run, reason="", by="me").what == "undoing"
+    assert FanOuts(store).join(run, "join").what == "closed"
+    assert is_well(store, run).status == "undoing"
+    work(store, run, "before~undo")
+
+
+# Undone
+
+
+def redrive(store: RunStore, run: str, step: str = "", value: bytes | None = None) -> tuple[str, str]:
+    change = store.redrive(run, step=step, value=value, agent="", deadline=60.0, by="me")
+    return change.what, change.step
