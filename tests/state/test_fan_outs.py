@@ -171,6 +171,29 @@ def test_a_join_timer_revives_nothing_while_the_run_is_being_undone(store: RunSt
 # Undone
 
 
+def test_members_are_undone_after_what_followed_them_and_before_what_came_before(store: RunStore) -> None:
+    # given a run of which everything can be undone
+    plan = (
+        PlanStep(name="before", agent="a", next="boss", undo="undo"),
+        PLAN[0],
+        PLAN[1].model_copy(update={"next": "after", "undo": "undo"}),
+        PlanStep(name="after", agent="a", next="last", undo="undo"),
+        PlanStep(name="last", agent="a"),
+    )
+    run = submit(store, plan)
+    work(store, run, "before")
+    give(store, run, team("team#1"), flow("flow#2", undo="undo"))
+    give(store, run, one("team#1/work#1", fan="team#1/join", undo="undo"), boss="team#1/boss")
+    work(store, run, "flow#2/first", "flow#2/last", "team#1/work#1", "team#1/join", "join", "after")
+    # when it fails
+    assert store.fail(begin(store, run, "last"), "cannot").what == "undoing"
+    # then what was done last is undone first
+    undone = [step.undoes for step in is_well(store, run).steps if step.undoes]
+    assert undone == ["after", "join", "flow#2/last", "team#1/work#1", "before"]
+    work(store, run, *(f"{name}~undo" for name in undone))
+    assert is_well(store, run).status == "failed"
+
+
 def redrive(store: RunStore, run: str, step: str = "", value: bytes | None = None) -> tuple[str, str]:
     change = store.redrive(run, step=step, value=value, agent="", deadline=60.0, by="me")
     return change.what, change.step

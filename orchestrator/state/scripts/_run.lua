@@ -179,19 +179,40 @@ local function everything()
   return true
 end
 
--- The steps in the flow's order, each fan-out's members where they were given out; what undoes them comes last.
+-- The steps in the flow's order; members come after it as they were given out, and last of all what undoes others.
 local function in_order()
   return cjson.decode(redis.call('HGET', RUN, 'order'))
+end
+
+-- The names and the records of all steps as they are done: a fan-out's members before the step that joins them.
+local function as_done(order)
+  local records, of, names = {}, {}, {}
+  for _, name in ipairs(order) do
+    local rec = load(name)
+    records[name] = rec
+    local fan = rec.fan or ''
+    of[fan] = of[fan] or {}
+    table.insert(of[fan], name)
+  end
+  local function add(fan)
+    for _, name in ipairs(of[fan] or {}) do
+      if records[name].joins then add(name) end
+      names[#names + 1] = name
+    end
+  end
+  add('')
+  return names, records
 end
 
 -- What was done is undone, the last first, before a run ends as failed or cancelled. Returns whether there is anything.
 local function undo(from, to, event, facts, dispatch_ms)
   local order, steps, plan = in_order(), {}, {}
-  for i = #order, 1, -1 do
-    local rec = load(order[i])
+  local names, records = as_done(order)
+  for i = #names, 1, -1 do
+    local rec = records[names[i]]
     if rec.undo and rec.status == 'completed' and not rec.undone then
       -- The revision is the step's: what `once` recorded when an earlier doing was undone is of no use to this one.
-      steps[#steps + 1] = {name = order[i] .. '~undo', agent = rec.undo, input = rec.output, undoes = order[i],
+      steps[#steps + 1] = {name = names[i] .. '~undo', agent = rec.undo, input = rec.output, undoes = names[i],
                            revision = rec.revision}
     end
   end
