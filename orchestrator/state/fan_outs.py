@@ -74,7 +74,7 @@ class FanOuts:
         for member in members:
             self._store.payloads.check(f"the input of {member.steps[0].name!r}", member.value)
         if not self._stage(begun, members):
-            return Change("stale")
+            members = ()  # the step is not ours: the script says why, or that the same call was made before
         name = f"{step.name}@{step.begins}"
         stored = self._store.payloads.put(run_id, f"{name}-{begun.fence}", value, ttl_ms=begun.ttl_ms)
         reply = self._scripts.delegate(
@@ -91,7 +91,10 @@ class FanOuts:
             chunk=CHUNK,
             members=[text for number, member in enumerate(members) for text in _records(number, members, member)],
         )
-        return changed(reply)
+        change = changed(reply)
+        if change.what in {"stale", "closed"}:
+            self._store.payloads.drop(run_id, stored)
+        return change
 
     def _stage(self, begun: Begun, members: Sequence[Member]) -> bool:
         """Store what members take; False: the step is not ours any more."""

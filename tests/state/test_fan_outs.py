@@ -135,6 +135,42 @@ def end(store: RunStore, run: str) -> None:
 # Sent again, and stale
 
 
+def test_work_that_is_given_out_again_since_the_reply_was_lost_is_given_out_once(store: RunStore) -> None:
+    # given work that was given out, and its first member done
+    run = submit(store)
+    begun = begin(store, run, "boss")
+    fans, members = FanOuts(store), [one("work#1"), one("work#2")]
+    assert fans.delegate(begun, "join", members, needs(2), LARGE).ready == (("work#1", "work"), ("work#2", "work"))
+    work(store, run, "work#1")
+    before = look(store, run)
+
+    # when the same comes again, then it is told what was told, and nothing changes
+    change = fans.delegate(begun, "join", members, needs(2), LARGE)
+    assert (change.what, change.step, change.ready) == ("delegated", "join", ())
+    assert look(store, run).state == before.state
+    assert look(store, run).events == before.events
+
+    # and likewise when the run is over
+    work(store, run, "work#2", "join")
+    assert fans.delegate(begun, "join", members, needs(2), LARGE).what == "delegated"
+    assert is_well(store, run).status == "completed"
+
+
+@pytest.mark.parametrize("value", [b"1", LARGE])
+def test_a_boss_that_comes_when_the_run_has_expired_leaves_nothing(store: RunStore, value: bytes) -> None:
+    # given a run that is over and has expired while its boss was at work
+    run = submit(store, deadline=2.0, retention=0.2)
+    begun = begin(store, run, "boss")
+    end(store, run)
+    wait_until(lambda: not store.exists(run), 5.0, "the run has expired")
+    # when it gives work out
+    assert FanOuts(store).delegate(begun, "join", [one("work#1", value=value)], needs(1), value).what == "closed"
+    # then what is left of it expires
+    left = list(store.client.scan_iter(f"*{run}*"))
+    assert all(b":blob:" in key for key in left)
+    assert all(0 < store.client.pttl(key) <= begun.ttl_ms for key in left)
+
+
 # Out of memory
 
 

@@ -20,7 +20,7 @@ local step, fence, fan_name, dispatch_ms = ARGV[1], ARGV[2], ARGV[5], tonumber(A
 local status, _, retention_ms, _, rec = run_fields(step)
 if not status or not rec then return told('closed') end
 if not live(status) or rec.status ~= 'running' or rec.fence ~= fence then
-  if redis.call('HGET', DATA, ARGV[3]) == ARGV[4] and live(status) then
+  if redis.call('HGET', DATA, ARGV[3]) == ARGV[4] then
     -- The reply was lost and the caller asks again. Members that nobody begins are published by the caretaker.
     return told('delegated', fan_name)
   end
