@@ -233,3 +233,13 @@ def test_members_are_undone_after_what_followed_them_and_before_what_came_before
 def redrive(store: RunStore, run: str, step: str = "", value: bytes | None = None) -> tuple[str, str]:
     change = store.redrive(run, step=step, value=value, agent="", deadline=60.0, by="me")
     return change.what, change.step
+
+
+# What members say
+
+
+def test_a_step_may_be_named_like_what_a_join_takes(store: RunStore) -> None:
+    run = submit(store, (PlanStep(name="fan:join", agent="a", next="last"), PlanStep(name="last", agent="a")))
+    work(store, run, "fan:join")
+    assert begin(store, run, "last").value == b'"fan:join"'
+    end(store, run)

@@ -46,8 +46,8 @@ end
 redis.call('ZADD', LEASES, NOW + tonumber(ARGV[3]), member(step))
 local run = redis.call('HMGET', RUN, 'flow', 'tenant', 'tags', 'dead_ms', 'budgets')
 local keep_ms = math.max(retention_ms, tonumber(run[4] or 0))
-local fan = string.match(rec.input, '^fan:(.*)$')
-local input = redis.call('HGET', DATA, fan and load_fan(fan).task or rec.input)
+local joins = rec.input == 'fan:' .. step
+local input = redis.call('HGET', DATA, joins and load_fan(step).task or rec.input)
 local draft = rec.draft and redis.call('HGET', DATA, rec.draft) or ''
 return {'execute', cjson.encode(rec), input, draft, run[1], run[2], run[3], deadline_ms, NOW, keep_ms,
         priority, run[5] or '[]'}
