@@ -238,6 +238,17 @@ def redrive(store: RunStore, run: str, step: str = "", value: bytes | None = Non
 # What members say
 
 
+def test_a_members_part_that_is_handed_in_again_is_told_the_same(store: RunStore) -> None:
+    run = submit(store)
+    give(store, run, flow("flow#1"), one("work#2"), terms=needs(1))
+    begun = begin(store, run, "flow#1/first")
+    for _ in range(2):
+        change = store.commit(begun, b"1", "partial", {"reason": "no budget is left"})
+        assert (change.what, change.step) == ("joins", "join")
+    is_well(store, run)
+    end(store, run)
+
+
 def test_a_step_may_be_named_like_what_a_join_takes(store: RunStore) -> None:
     run = submit(store, (PlanStep(name="fan:join", agent="a", next="last"), PlanStep(name="last", agent="a")))
     work(store, run, "fan:join")

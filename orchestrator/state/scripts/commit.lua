@@ -37,7 +37,7 @@ if not live(status) or rec.status ~= 'running' or rec.fence ~= fence then
   if rec.status == 'cancelled' and rec.fan then return told('late') end
   -- The reply to this very commit was lost and the caller asks again: told `stale`, it would drop what is recorded.
   if verdict == 'wait' then return told('waiting') end
-  if verdict == 'partial' and not rec.undoes then return told('finished') end
+  if verdict == 'partial' and not rec.undoes then return told(rec.fan and 'joins' or 'finished', rec.fan) end
   if verdict == 'answer' then rec = load(rec.next) end
   if verdict ~= 'complete' and verdict ~= 'answer' and verdict ~= 'partial' then return told('again', rec.start or step) end
   return rec.next and told('next', rec.next) or told(rec.fan and 'joins' or 'finished', rec.fan)
