@@ -374,6 +374,7 @@ def _run_redriven(folding: _Folding, event: Event) -> None:
     for name, step in list(folding.steps.items()):
         if step.get("undoes") or name in cast("list[str]", data.get("dropped") or []):
             del folding.steps[name]
+            folding.fans.pop(name, None)
     for name, fan in cast("dict[str, FanFields]", data.get("fans") or {}).items():
         folding.fans[name] = dict(fan)
     for name in cast("list[str]", data["reset"] or []):

@@ -235,6 +235,24 @@ def redrive(store: RunStore, run: str, step: str = "", value: bytes | None = Non
     return change.what, change.step
 
 
+def test_what_is_dropped_leaves_no_fan_out_behind(store: RunStore) -> None:
+    # given a member that gave work out itself, of which something failed
+    run = submit(store)
+    give(store, run, team("team#1"), one("work#2"))
+    give(store, run, one("team#1/work#1", fan="team#1/join"), boss="team#1/boss", terms=needs(1, otherwise="degrade"))
+    store.fail(begin(store, run, "team#1/work#1"), "cannot")
+    work(store, run, "team#1/join")
+    store.fail(begin(store, run, "work#2"), "cannot")
+    assert is_well(store, run).degraded
+    # when the boss plans anew, then nothing is told of it
+    assert redrive(store, run, "boss") == ("redriven", "boss")
+    state = is_well(store, run)
+    assert (list(state.fans), state.degraded) == (["join"], False)
+    give(store, run, terms=needs(0))
+    work(store, run, "join")
+    assert is_well(store, run).degraded is False
+
+
 # What members say
 
 

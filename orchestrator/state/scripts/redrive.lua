@@ -73,7 +73,7 @@ end
 local reset, revised, dropped, fans, kept = {}, {}, {}, {}, {}
 local function forget(name)
   dropped[#dropped + 1] = name
-  redis.call('HDEL', RUN, 'step:' .. name)
+  redis.call('HDEL', RUN, 'step:' .. name, 'fan:' .. name)
 end
 local function again(name, anew, keeps_input)
   local rec = steps[name]
