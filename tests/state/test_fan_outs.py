@@ -235,6 +235,23 @@ def redrive(store: RunStore, run: str, step: str = "", value: bytes | None = Non
     return change.what, change.step
 
 
+def test_where_a_member_of_an_earlier_round_was_undone_the_boss_plans_anew(store: RunStore) -> None:
+    # given a second round, which was planned on what the first gave
+    run = submit(store)
+    give(store, run, one("work#1", undo="undo"))
+    work(store, run, "work#1")
+    give(store, run, one("work#2", round=2), boss="join")
+    # when the run fails and what was done is undone
+    assert store.fail(begin(store, run, "work#2"), "cannot").what == "undoing"
+    work(store, run, "work#1~undo")
+    # then the second round alone is no use
+    assert redrive(store, run, "join") == ("no input", "join")
+    assert redrive(store, run) == ("redriven", "boss")
+    assert statuses(store, run) == {"boss": "ready", "join": "pending"}
+    is_well(store, run)
+    end(store, run)
+
+
 def test_what_is_dropped_leaves_no_fan_out_behind(store: RunStore) -> None:
     # given a member that gave work out itself, of which something failed
     run = submit(store)

@@ -40,13 +40,24 @@ for _, name in ipairs(in_order()) do
     if rec.joins then joins[string.match(name, '^(.*/)') or ''] = name end
   end
 end
-local broken = {}  -- fan-outs of which something was undone
+local broken, stale = {}, {}  -- fan-outs of which something was undone; on which a later round was planned
 for path, names in pairs(inner) do
+  local known, rounds = redis.call('HGET', RUN, 'fan:' .. joins[path]), {}
+  local round = known and cjson.decode(known).round or 0
   for _, name in ipairs(names) do
-    if steps[name].undone then broken[joins[path]] = true end
+    if steps[name].fan == joins[path] and steps[name].member == name then
+      rounds[string.match(name, '^[^#]*#%d+')] = steps[name].round
+    end
+  end
+  for _, name in ipairs(names) do
+    if steps[name].undone then
+      broken[joins[path]] = true
+      if (rounds[string.match(name, '^[^#]*#%d+')] or 0) < round then stale[joins[path]] = true end
+    end
   end
 end
 local function done(name)
+  if steps[name].delegates and stale[steps[name].next] then return false end
   return steps[name].status == 'completed' and not steps[name].undone and not broken[name]
 end
 if first == '' then
