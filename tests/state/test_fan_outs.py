@@ -270,6 +270,25 @@ def test_what_is_dropped_leaves_no_fan_out_behind(store: RunStore) -> None:
     assert is_well(store, run).degraded is False
 
 
+def test_whoever_sends_a_join_again_with_an_input_has_said_what_came_of_its_members(store: RunStore) -> None:
+    # given a fan-out that was open when the run's time was over
+    run = submit(store)
+    give(store, run, one("work#1"), terms=needs(1, within=60.0))
+    store.client.hset(keys.run(run), "deadline_ms", 1)
+    assert store.expire(run).what == "cancelled"
+    # when the join is sent again with what it is to take, then it is not waited for any members
+    assert redrive(store, run, "join", b'"given"') == ("redriven", "join")
+    assert is_well(store, run).fans["join"].size == 0
+    begun = begin(store, run, "join")
+    assert begun.value == b'"given"'
+    # and when it fails, it takes the same again
+    store.fail(begun, "cannot")
+    assert redrive(store, run) == ("redriven", "join")
+    assert begin(store, run, "join").value == b'"given"'
+    is_well(store, run)
+    end(store, run)
+
+
 # What members say
 
 

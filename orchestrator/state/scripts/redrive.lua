@@ -70,7 +70,9 @@ if steps[first].fan then return told('member', joins[string.match(first, '^([^#]
 -- A fan-out whose members did not give what it takes goes on with those that are not done.
 local fan = steps[first].joins and redis.call('HGET', RUN, 'fan:' .. first)
 fan = fan and cjson.decode(fan)
-local reopens = ARGV[2] == '' and fan and fan.task and
+local input = steps[first].input
+local given = fan and input and input ~= 'fan:' .. first and input ~= fan.task  -- by whom sent it again before
+local reopens = ARGV[2] == '' and fan and fan.task and not given and
   (broken[first] or not fan.verdict or (fan.otherwise == 'fail' and (fan.verdict == 'missed' or fan.verdict == 'overdue')))
 if ARGV[2] == '' and not reopens and not steps[first].input then return told('no input', first) end
 -- What was undone before the step has to be done again before it.
@@ -168,6 +170,10 @@ for _, name in ipairs(order) do
     end
     within = remaining
     fans[first] = fan
+  elseif name == first and fan and not fan.verdict then
+    -- Whoever sends it again says what came of the members: nothing of them is waited for any more.
+    fans[first] = {total = fan.total, round = fan.round, first = fan.first, tail = fan.tail, task = fan.task,
+                   degraded = fan.degraded}
   end
   for _, each in ipairs(within) do kept[#kept + 1] = each end
 end
