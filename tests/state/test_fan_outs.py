@@ -289,6 +289,19 @@ def test_whoever_sends_a_join_again_with_an_input_has_said_what_came_of_its_memb
     end(store, run)
 
 
+def test_an_earlier_rounds_failure_is_told_after_the_last_one_was_sent_again(store: RunStore) -> None:
+    run = submit(store)
+    give(store, run, one("work#1"), one("work#2"), terms=needs(1))
+    store.fail(begin(store, run, "work#1"), "cannot")
+    work(store, run, "work#2")
+    give(store, run, one("work#3", round=2), boss="join")
+    store.fail(begin(store, run, "work#3"), "cannot")
+    assert redrive(store, run) == ("redriven", "join")
+    work(store, run, "work#3", "join")
+    state = is_well(store, run)
+    assert (state.status, state.degraded) == ("completed", True)
+
+
 # What members say
 
 

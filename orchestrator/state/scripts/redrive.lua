@@ -135,6 +135,11 @@ for _, name in ipairs(order) do
       if steps[each].undone then undone[string.match(each, '^.-#%d+')] = true end
     end
     fan.verdict, fan.why, fan.degraded, fan.head = nil, nil, nil, nil
+    for _, each in ipairs(within) do
+      local rec = steps[each]
+      local earlier = rec.fan == first and rec.outcome == 'failed' and rec.round < fan.round
+      if earlier and not fan.accept then fan.degraded = true end
+    end
     fan.good, fan.good_weight, fan.failed, fan.bad_weight, fan.ended = 0, 0, 0, 0, 0
     local redone, entry = {}, fan.first
     while entry do
