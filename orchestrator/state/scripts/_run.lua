@@ -392,7 +392,8 @@ local function verdict_of(fan)
   if has >= fan.need then return 'met' end
   local best = fan.share and fan.weight - fan.bad_weight or fan.size - fan.failed
   if fan.ended >= fan.size or (fan.otherwise == 'fail' and best < fan.need) then
-    return 'missed', fan.failed .. ' of ' .. fan.size .. ' assignments failed'
+    local why = fan.failed .. ' of ' .. fan.size .. ' assignments failed'
+    return 'missed', fan.need > (fan.share and fan.weight or fan.size) and why .. ', and ' .. fan.need .. ' are needed' or why
   end
 end
 
