@@ -185,6 +185,20 @@ def test_a_boss_that_comes_when_the_run_has_expired_leaves_nothing(store: RunSto
 # Nesting
 
 
+def test_a_member_that_fails_is_ended_without_a_look_at_all_others(store: RunStore) -> None:
+    # given a member of several steps, one of thousands for all it knows
+    run = submit(store)
+    give(store, run, flow("flow#1"), flow("flow#2"), terms=needs(2, otherwise="degrade"))
+    begun = begin(store, run, "flow#1/first")
+    store.client.config_resetstat()
+    # when its first step fails, then its others are closed, and the run is not read as a whole
+    assert store.fail(begun, "cannot").what == "failed"
+    assert "cmdstat_hgetall" not in store.client.info("commandstats")
+    assert statuses(store, run)["flow#1/last"] == "cancelled"
+    is_well(store, run)
+    end(store, run)
+
+
 def test_a_join_timer_that_two_have_seen_revives_nothing(store: RunStore) -> None:
     # given a fan-out that has a time, in a member that is cancelled as it is over
     run = submit(store)

@@ -431,9 +431,13 @@ member_ended = function(retention_ms, step, rec, outcome, answer, fault, accepte
   fan.ended = fan.ended + 1
   if outcome == 'failed' then
     fan.failed, fan.bad_weight = fan.failed + 1, fan.bad_weight + (first.weight or 1000)
-    if first ~= rec or rec.next then
-      local within = string.match(rec.member, '^.*#%d+/')
-      close_all(function(other) return string.sub(other, 1, #within) == within end)
+    -- What follows is all that is left of it: where it has given work out itself, that has come together before. To
+    -- look for more in the whole run, at each failure, would keep Redis as long as thousands of members are many.
+    local following = rec.next
+    while following do
+      local pending = load(following)
+      if not ended(pending) then close(following, pending) end
+      following = pending.next
     end
   else
     fan.good, fan.good_weight = fan.good + 1, fan.good_weight + (first.weight or 1000)
