@@ -132,12 +132,87 @@ def end(store: RunStore, run: str) -> None:
 # How many
 
 
+def test_thousands_of_members_are_given_out_at_once(
+    store: RunStore, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # given a boss with work for 5,000
+    run = submit(store)
+    members = [one(f"work#{number}", value=b'{"number":1}') for number in range(1, 5001)]
+    begun = begin(store, run, "boss")
+    client = store.client
+    client.config_set("slowlog-log-slower-than", 0)
+    client.slowlog_reset()
+    # when it gives it out
+    before = server_time(client)
+    change = FanOuts(store).delegate(begun, "join", members, needs(5000), b'{"assignments":5000}')
+    took_ms = (server_time(client) - before) / 1000
+    blocked = sorted((entry["duration"] / 1000 for entry in client.slowlog_get(128)), reverse=True)
+    client.config_set("slowlog-log-slower-than", 10_000)
+    with capsys.disabled():
+        longest = ", ".join(f"{each:.0f}" for each in blocked[:3])
+        print(f"\n{server.kind}: 5,000 members in {took_ms:.0f} ms; longest scripts {longest} ms")  # noqa: T201
+    # then as many are ready as there is room for, and all are there
+    assert (change.what, len(change.ready)) == ("delegated", 100)
+    state = is_well(store, run)
+    assert (len(state.steps), state.fans["join"].size, state.fans["join"].opened) == (5002, 5000, 100)
+    assert len(gathered(store, run)) == 5000
+    # and nothing else waits for long meanwhile
+    assert blocked[0] < 2000
+    end(store, run)
+
+
+def server_time(client: Redis) -> int:
+    seconds, microseconds = client.time()
+    return seconds * 1_000_000 + microseconds
+
+
+def test_without_members_the_join_follows_at_once(store: RunStore) -> None:
+    run = submit(store)
+    terms = Terms(need=0, share=True, accept=False, otherwise="fail", width=1, within=60.0)
+    change = give(store, run, terms=terms)
+    assert (change.what, change.ready) == ("delegated", (("join", "join"),))
+    state = is_well(store, run)
+    assert (state.fans["join"].verdict, state.degraded) == ("met", False)
+    assert gathered(store, run) == {}
+    work(store, run, "join")
+    assert is_well(store, run).status == "completed"
+
+
+@pytest.mark.parametrize(("otherwise", "status"), [("fail", "failed"), ("degrade", "running")])
+def test_where_all_are_refused_nobody_is_asked(store: RunStore, otherwise: str, status: str) -> None:
+    run = submit(store)
+    members = [one("work#1", fault="nobody\ncan"), Member(steps=flow("flow#2").steps, fault="not that either")]
+    change = give(store, run, *members, terms=needs(1, otherwise=otherwise))
+    assert change.what == "delegated"
+    state = is_well(store, run)
+    assert (state.status, state.degraded) == (status, True)
+    assert statuses(store, run)["flow#2/last"] == "cancelled"
+    assert [step.fault for step in state.steps if step.outcome == "failed"] == ["nobody can", "not that either"]
+    if status == "running":
+        assert change.ready == (("join", "join"),)
+        end(store, run)
+    else:
+        # and it does not help to send the same again
+        assert store.redrive(run, step="", value=None, agent="", deadline=60.0, by="me").what == "redriven"
+        assert is_well(store, run).status == "failed"
+
+
 def test_where_more_are_needed_than_there_are_the_run_says_so(store: RunStore) -> None:
     run = submit(store)
     assert give(store, run, one("work#1"), one("work#2"), terms=needs(3)).ready == ()
     state = is_well(store, run)
     assert (state.status, state.reason) == ("failed", "join: 0 of 2 assignments failed, and 3 are needed")
     assert statuses(store, run)["work#1"] == "cancelled"
+
+
+def test_where_more_are_needed_than_there_are_a_tolerant_join_takes_what_there_is(store: RunStore) -> None:
+    run = submit(store)
+    give(store, run, one("work#1"), one("work#2"), terms=needs(3, otherwise="degrade", width=1))
+    work(store, run, "work#1", "work#2")
+    state = is_well(store, run)
+    assert (state.fans["join"].verdict, state.fans["join"].degraded) == ("missed", True)
+    assert gathered(store, run) == {"work#1": ("ok", b'"work#1"'), "work#2": ("ok", b'"work#2"')}
+    end(store, run)
 
 
 # Sent again, and stale
@@ -164,6 +239,25 @@ def test_work_that_is_given_out_again_since_the_reply_was_lost_is_given_out_once
     assert is_well(store, run).status == "completed"
 
 
+def test_a_stale_boss_writes_nothing(store: RunStore) -> None:
+    # given a boss whose lease was lost, and which another attempt has
+    run = submit(store)
+    slow = begin(store, run, "boss")
+    store.client.zadd(keys.leases(keys.shard_of(run)), {keys.member(run, "boss"): 1})
+    assert store.lost(run, "boss").what == "ready"
+    now = begin(store, run, "boss")
+    before = look(store, run)
+    # when it gives work out, then nothing of it is there
+    fans = FanOuts(store)
+    assert fans.delegate(slow, "join", [one("work#1"), one("work#2")], needs(2), LARGE).what == "stale"
+    after = look(store, run)
+    assert (after.state, after.events, after.values) == (before.state, before.events, before.values)
+    # and the other attempt's work is
+    assert fans.delegate(now, "join", [one("work#1")], needs(1), LARGE).what == "delegated"
+    assert sorted(name for name in statuses(store, run) if "#" in name) == ["work#1"]
+    end(store, run)
+
+
 @pytest.mark.parametrize("value", [b"1", LARGE])
 def test_a_boss_that_comes_when_the_run_has_expired_leaves_nothing(store: RunStore, value: bytes) -> None:
     # given a run that is over and has expired while its boss was at work
@@ -182,7 +276,93 @@ def test_a_boss_that_comes_when_the_run_has_expired_leaves_nothing(store: RunSto
 # Out of memory
 
 
+def test_work_is_given_out_as_a_whole_or_not_at_all_where_memory_is_short(store: RunStore) -> None:
+    run = submit(store)
+    begun = begin(store, run, "boss")
+    before = look(store, run)
+    store.client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(OutOfMemoryError):
+            FanOuts(store).delegate(begun, "join", [one("work#1", value=b"1")], needs(1), b"1")
+        # and where what they take is stored already
+        with pytest.raises(OutOfMemoryError):
+            FanOuts(store).delegate(begun, "join", [], needs(0), b"1")
+    finally:
+        store.client.config_set("maxmemory", 0)
+    assert look(store, run).state == before.state
+    assert look(store, run).events == before.events
+    assert is_well(store, run).status == "running"
+    assert FanOuts(store).delegate(begun, "join", [one("work#1")], needs(1), b"1").what == "delegated"
+    is_well(store, run)
+    end(store, run)
+
+
+@pytest.mark.parametrize("how", ["commit", "fail", "late"])
+def test_members_come_together_as_a_whole_or_not_at_all_where_memory_is_short(store: RunStore, how: str) -> None:
+    # given the last member but one
+    run = submit(store)
+    terms = needs(2 if how == "fail" else 1, within=0.001 if how == "late" else None)
+    give(store, run, one("work#1"), one("work#2"), flow("flow#3"), terms=terms)
+    begun, fans = begin(store, run, "work#1"), FanOuts(store)
+    if how == "fail":
+        store.fail(begin(store, run, "work#2"), "cannot")
+    before = look(store, run)
+
+    def decides() -> str:
+        if how == "fail":
+            return store.fail(begun, "cannot either").what
+        return fans.join(run, "join").what if how == "late" else store.commit(begun, b"1").what
+
+    # when memory is short as it decides
+    store.client.config_set("maxmemory", 1)
+    try:
+        told = decides()
+    except OutOfMemoryError:
+        told = ""
+    finally:
+        store.client.config_set("maxmemory", 0)
+    # then all of it has happened, or nothing
+    assert problems(look(store, run)) == []
+    if not told:
+        assert look(store, run).state == before.state
+        assert look(store, run).events == before.events
+        told = decides()
+    assert told == {"commit": "joins", "fail": "failed", "late": "joined"}[how]
+    assert is_well(store, run).fans["join"].verdict == {"commit": "met", "fail": "missed", "late": "overdue"}[how]
+    end(store, run)
+
+
 # Nesting
+
+
+def test_what_fails_within_a_member_fails_the_member_and_then_the_run(store: RunStore) -> None:
+    # given a member that gives work out itself
+    run = submit(store)
+    give(store, run, team("team#1"), one("work#2"))
+    give(
+        store,
+        run,
+        flow("team#1/flow#1", fan="team#1/join"),
+        one("team#1/work#2", fan="team#1/join"),
+        boss="team#1/boss",
+    )
+    # when the first step of what works for it fails
+    change = store.fail(begin(store, run, "team#1/flow#1/first"), "cannot")
+    # then all above fail at once, each for what it waited for
+    assert (change.what, change.ready) == ("failed", ())
+    state = is_well(store, run)
+    assert (state.status, state.reason) == ("failed", "join: 1 of 2 assignments failed")
+    assert {name: step for name, step in statuses(store, run).items() if step != "cancelled"} == {
+        "boss": "completed",
+        "join": "failed",
+        "team#1/boss": "completed",
+        "team#1/join": "failed",
+        "team#1/flow#1/first": "failed",
+    }
+    assert {step.name: step.fault for step in state.steps if step.fault} == {
+        "team#1/boss": "1 of 2 assignments failed",
+        "team#1/flow#1/first": "cannot",
+    }
 
 
 def test_a_member_that_fails_is_ended_without_a_look_at_all_others(store: RunStore) -> None:
@@ -257,6 +437,57 @@ def redrive(store: RunStore, run: str, step: str = "", value: bytes | None = Non
     return change.what, change.step
 
 
+def test_a_redriven_join_runs_again_only_what_failed(store: RunStore) -> None:
+    # given four members, of which one failed, one was at work and one had no room yet
+    run = submit(store)
+    give(store, run, one("work#1"), flow("flow#2"), one("work#3"), one("work#4"), terms=needs(4, width=3))
+    work(store, run, "work#1", "flow#2/first")
+    slow = begin(store, run, "work#3")
+    assert statuses(store, run)["work#4"] == "ready"
+    assert store.fail(begin(store, run, "flow#2/last"), "cannot").what == "failed"
+    # when the run is sent again
+    assert redrive(store, run) == ("redriven", "join")
+    # then what is done stays done, and the rest begins as far as there is room
+    state = is_well(store, run)
+    assert statuses(store, run) == {
+        "boss": "completed",
+        "join": "pending",
+        "work#1": "completed",
+        "flow#2/first": "ready",
+        "flow#2/last": "pending",
+        "work#3": "ready",
+        "work#4": "ready",
+    }
+    assert [(step.name, step.revision) for step in state.steps if step.revision] == [
+        ("flow#2/first", 1),
+        ("flow#2/last", 1),
+    ]
+    # and what was at work when it failed is stale
+    assert store.commit(slow, b"0").what == "stale"
+    work(store, run, "flow#2/first", "flow#2/last", "work#3", "work#4")
+    assert set(gathered(store, run).values()) == {
+        ("ok", b'"work#1"'),
+        ("ok", b'"flow#2/last"'),
+        ("ok", b'"work#3"'),
+        ("ok", b'"work#4"'),
+    }
+    work(store, run, "join")
+    assert is_well(store, run).degraded is False
+
+
+def test_a_member_that_was_undone_runs_again_and_the_others_do_not(store: RunStore) -> None:
+    run = submit(store)
+    give(store, run, one("work#1", undo="undo"), one("work#2"), terms=needs(2))
+    work(store, run, "work#1", "work#2")
+    assert store.fail(begin(store, run, "join"), "cannot").what == "undoing"
+    work(store, run, "work#1~undo")
+    assert redrive(store, run) == ("redriven", "join")
+    assert statuses(store, run) == {"boss": "completed", "join": "pending", "work#1": "ready", "work#2": "completed"}
+    is_well(store, run)
+    work(store, run, "work#1", "join")
+    assert is_well(store, run).status == "completed"
+
+
 def test_where_a_member_of_an_earlier_round_was_undone_the_boss_plans_anew(store: RunStore) -> None:
     # given a second round, which was planned on what the first gave
     run = submit(store)
@@ -327,6 +558,16 @@ def test_an_earlier_rounds_failure_is_told_after_the_last_one_was_sent_again(sto
 # What members say
 
 
+def test_a_boss_that_answers_with_less_makes_its_member_degraded(store: RunStore) -> None:
+    run = submit(store)
+    give(store, run, team("team#1"))
+    begun = begin(store, run, "team#1/boss")
+    store.commit(begun, b'"old"', "answer", {"reason": "the last good output"})
+    is_well(store, run)
+    assert gathered(store, run) == {"team#1/boss": ("degraded", b'"old"')}
+    end(store, run)
+
+
 def test_a_members_part_that_is_handed_in_again_is_told_the_same(store: RunStore) -> None:
     run = submit(store)
     give(store, run, flow("flow#1"), one("work#2"), terms=needs(1))
@@ -343,3 +584,10 @@ def test_a_step_may_be_named_like_what_a_join_takes(store: RunStore) -> None:
     work(store, run, "fan:join")
     assert begin(store, run, "last").value == b'"fan:join"'
     end(store, run)
+
+
+def test_the_reason_of_a_late_fan_out_counts_what_was_not_done(store: RunStore) -> None:
+    run = submit(store)
+    give(store, run, one("work#1"), one("work#2"), terms=needs(2, within=0.001))
+    wait_until(lambda: FanOuts(store).join(run, "join").what == "joined", 5.0, "its time is over")
+    assert re.search("2 of 2 assignments were not done in time", is_well(store, run).reason or "")
