@@ -94,7 +94,7 @@ def problems(snapshot: Snapshot, *, moved: Mapping[str, int] | None = None) -> l
     Args:
         snapshot: of the run.
         moved: what a test has moved behind the log's back, and to where (ms): by a step's name the time by which it
-            must be done, by "" the run's deadline.
+            must be done, by a fan-out's, with two slashes in front, the time it has, by "" the run's deadline.
 
     Returns:
         A sentence for each thing that does not hold; empty where all is well.
@@ -141,25 +141,37 @@ def _order(event: Event) -> tuple[int, ...]:
 
 def _doubled(events: tuple[Event, ...]) -> Iterator[str]:
     """Give the steps that were committed twice in one revision."""
-    planned = events[0].data.get("steps", [])
-    plan = [PlanStep.model_validate(step) for step in planned] if isinstance(planned, list) else []
-    order = [step.name for step in plan]
-    starts = {step.name: step.start or step.name for step in plan}
+    plan: dict[str, PlanStep] = {}
     done: set[str] = set()
     for event in events:
         step = str(event.data.get("step"))
-        if event.type == "StepDelegated" and step != event.data["fan"]:
+        if event.type in {"RunSubmitted", "MembersAdded"}:
+            plan |= {one.name: one for one in _planned(event.data.get("steps"))}
+        elif event.type == "StepDelegated" and step != event.data["fan"]:
             done.add(step)
         elif event.type == "StepCompleted":
             if step in done:
                 yield f"step {step} is committed twice in one revision"
             done.add(step)
-        elif event.type == "StepRevised":
-            if step in order:
-                done -= set(order[order.index(starts[step]) : order.index(step) + 1])
+        elif event.type == "StepRevised" and step in plan:
+            again = plan[step].start or step
+            while again != step:
+                done.discard(again)
+                again = plan[again].next or step
+            done.discard(step)
         elif event.type == "RunRedriven":
             reset = event.data["reset"]
-            done = {name for name in done & set(order) if name not in (reset if isinstance(reset, list) else ())}
+            done = {name for name in done & set(plan) if name not in (reset if isinstance(reset, list) else ())}
+
+
+def _planned(steps: object) -> Iterator[PlanStep]:
+    """Give what is planned of a run's steps, or of members."""
+    if isinstance(steps, list):
+        yield from map(PlanStep.model_validate, steps)
+    elif isinstance(steps, dict):
+        for name, facts in steps.items():
+            known = {field: fact for field, fact in facts.items() if field in PlanStep.model_fields}
+            yield PlanStep.model_validate({**known, "name": name})
 
 
 def _fold_problems(snapshot: Snapshot, moved: Mapping[str, int]) -> Iterator[str]:
@@ -180,7 +192,11 @@ def _fold_problems(snapshot: Snapshot, moved: Mapping[str, int]) -> Iterator[str
 
 def _moved(state: RunState, moved: Mapping[str, int]) -> RunState:
     steps = tuple(step.model_copy(update={"until_ms": moved.get(step.name, step.until_ms)}) for step in state.steps)
-    return state.model_copy(update={"steps": steps, "deadline_ms": moved.get("", state.deadline_ms)})
+    fans = {
+        name: fan.model_copy(update={"until_ms": moved.get(f"//{name}", fan.until_ms)})
+        for name, fan in state.fans.items()
+    }
+    return state.model_copy(update={"steps": steps, "fans": fans, "deadline_ms": moved.get("", state.deadline_ms)})
 
 
 def _finished_problems(snapshot: Snapshot) -> Iterator[str]:

@@ -1,0 +1,39 @@
+"""Fan-outs: whatever members do in whatever order, a run, its log and its indexes agree, and its join fires once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import hypothesis
+import pytest
+from hypothesis.stateful import run_state_machine_as_test
+
+from orchestrator.state.runs import RunStore
+from tests.state.fan_machine import FanOutRuns
+from tests.state.machine import LIMITS
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from orchestrator import Settings
+    from tests.servers import Server
+
+
+@pytest.mark.timeout(900)  # where it fails, the shortest example is worth waiting for
+def test_a_fan_out_agrees_with_its_log_whatever_its_members_do_in_whatever_order(
+    server: Server, redis_client: Redis, settings: Settings
+) -> None:
+    # given a store of runs
+    store = RunStore(redis_client, settings.model_copy(update=LIMITS))
+
+    # when everything that can happen does, in orders that Hypothesis chooses, then nothing that must hold is broken
+    run_state_machine_as_test(
+        cast("type[FanOutRuns]", lambda: FanOutRuns(store)),  # documented as a class or a function that makes a machine
+        settings=hypothesis.settings(
+            max_examples=80 if server.kind == "valkey" else 12,
+            stateful_step_count=40,
+            deadline=None,
+            print_blob=True,
+            report_multiple_bugs=False,
+        ),
+    )
