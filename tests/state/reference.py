@@ -157,11 +157,13 @@ class ReferenceRun:
         """Whether its steps may submit runs."""
         return self.status in LIVE and self.status != "undoing"
 
-    def _above_has_ended(self) -> bool:
+    def _ended_above(self) -> str:
+        """Return the nearest run above this one that has ended without completing, or an empty text."""
         parent = self.parent
-        return parent is not None and (
-            parent.status in {"failed", "cancelled", "undoing"} or parent._above_has_ended()  # noqa: SLF001  its own kind
-        )
+        if parent is None:
+            return ""
+        ended = parent.status in {"failed", "cancelled", "undoing"}
+        return parent.name if ended else parent._ended_above()  # noqa: SLF001  its own kind
 
     # Workers
 
@@ -172,7 +174,7 @@ class ReferenceRun:
             return "gone"
         if step.status == "completed":
             return "done"
-        if self.status not in LIVE or self.overdue or step.ended or (not step.undoes and self._above_has_ended()):
+        if self.status not in LIVE or self.overdue or step.ended or (not step.undoes and self._ended_above()):
             return "closed"
         if step.status == "running":
             return "execute" if step.fence == f"{step.begins}-{fence_of}" else "held"
@@ -313,6 +315,8 @@ class ReferenceRun:
         """Let the run go on from a step; empty: the first that is not done, or was undone."""
         if self.status != "failed":
             return "not failed", ""
+        if above := self._ended_above():
+            return "orphan", above
         own = [step for step in self.steps.values() if not step.undoes]
         open_ = [step.name for step in own if step.status != "completed" or step.undone]
         name = name or next(iter(open_), "")
