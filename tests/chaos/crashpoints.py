@@ -195,6 +195,7 @@ def popping(deliver: Callable[..., None]) -> Callable[..., None]:
 
 around("begin", before="before-begin", after="after-begin")
 around("commit", before="before-commit", after="after-commit")
+around("fail", before="before-fail", after="after-fail")
 around("lost", after="after-lost")
 around("redispatch", after="after-redispatch")
 around("delegate", store=FanOuts, before="before-delegate", after="after-delegate")

@@ -6,6 +6,7 @@ child    before-begin, after-begin, in-handler (its effect made), before-commit,
          nothing published)
          of what gives work out: before-delegate, after-stage (what its members take is stored, and nothing committed),
          after-delegate (nothing published), mid-publish (before the member named, those before it are published)
+         of what fails: before-fail, after-fail
          of a member: after-join (it was the last; named is the step where they come together, not yet published)
          of what joins: before-gather, after-gather
 parent   popped (taken off the queue, booked nowhere), received (not yet handed to the pool),

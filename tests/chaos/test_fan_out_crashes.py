@@ -23,9 +23,17 @@ if TYPE_CHECKING:
 
 TIMEOUT: Final = 90.0
 ROUNDS: Final = 4
-PLAN: Final = "effect effect-sync effects effect effect-sync | effect effects"
-"""Of the hierarchy `team`, two of whose members are in flight at a time; `effects` is a pipeline of three steps."""
-MEMBERS: Final = ("effect#1", "effect-sync#2", "effects#3/a", "effect#4", "effect-sync#5", "effect#6", "effects#7/a")
+TEAM: Final = ("team", "effect effect-sync effects effect effect-sync | effect effects")
+"""Two of its members are in flight at a time; `effects` is a pipeline of three steps."""
+TEAMS: Final = ("teams", "team:effect,effect-sync,effect;effects effect team:effect | team:effect,effect effect")
+"""Some of its members are such teams."""
+FAILING: Final = ("teams", "team:effect,raiser,effect effect raiser effect")
+"""A member that fails, and one whose own member does."""
+TRAILS: Final = {
+    TEAM: "effect#1, effect-sync#2, effects#3/a, effect#4, effect-sync#5, effect#6, effects#7/a",
+    TEAMS: "team#1/boss, effect#2, team#3/boss, team#4/boss, effect#5",
+    FAILING: "team#1/boss failed, effect#2, raiser#3 failed, effect#4",
+}
 
 BOSS: Final = (
     *(f"{point}:boss" for point in ("before-begin", "after-begin", "in-handler", *WHERE_WORK_IS_GIVEN_OUT)),
@@ -50,6 +58,15 @@ CARETAKER: Final = (
     ("after-join:sum", "after-redispatch:sum"),
 )
 CHILDREN: Final = (*BOSS, *FIRST, *NESTED, *LATER, *SYNTHESIS)
+OF_TEAMS: Final = (
+    *(f"{point}:team#1/boss" for point in WHERE_WORK_IS_GIVEN_OUT),
+    *("mid-publish:team#1/effect-sync#2", "after-commit:team#1/effect-sync#2", "after-commit:team#1/effects#4/a"),
+    *(f"{point}:team#1/sum" for point in (*WHERE_WORK_IS_GIVEN_OUT, "before-publish", "before-gather")),
+    # what ends a team ends a member of the one above
+    *(f"{point}:team#1/sum" for point in ("after-join", "before-commit", "after-commit")),
+    *(f"{point}:team#4/sum" for point in ("after-join", "before-commit", "after-commit")),
+    *(f"{point}:sum" for point in ("after-join", "before-gather", "after-delegate")),
+)
 
 
 def each(points: Iterable[str]) -> list[Deaths]:
@@ -62,23 +79,25 @@ def several(*phases: Iterable[str]) -> list[Deaths]:
     return [tuple(point for point in points if point) for points in zip_longest(*phases)]
 
 
-def die_at(deployment: Deployment, deaths: Sequence[Deaths], marks: Path) -> None:
+def die_at(deployment: Deployment, deaths: Sequence[Deaths], marks: Path, flow: tuple[str, str] = TEAM) -> None:
     """Let runs die where each is to, all together, and check that every one of them ends right."""
     submitted: list[Run] = []
     missing = list(deaths)
     with Supervisor(deployment):
         for _ in range(ROUNDS):
             # A parent that dies takes other runs' processes along, and one of these may thus pass its point alive.
-            batch = [(points, deployment.submit("team", PLAN, tags={"crash": " ".join(points)})) for points in missing]
+            batch = [(points, deployment.submit(*flow, tags={"crash": " ".join(points)})) for points in missing]
             for points, run in batch:
-                assert run.result(timeout=TIMEOUT).trail == tuple(f"{member} ok" for member in MEMBERS), points
+                wanted = tuple(end if "failed" in end else f"{end} ok" for end in TRAILS[flow].split(", "))
+                assert run.result(timeout=TIMEOUT).trail == wanted, points
             missing = [points for points, run in batch if not all(has_died(marks, run, point) for point in points)]
             submitted += [run for _, run in batch]
         problems = [f"no run died at {' and '.join(points)}" for points in missing]
         for run in submitted:
             problems += wrong_with(run.state(), run.events())
             problems += once_each(run)
-        problems += wrong_with_effects(deployment.ledger, [run.state() for run in submitted])
+        if flow != FAILING:
+            problems += wrong_with_effects(deployment.ledger, [run.state() for run in submitted])
         assert not problems, "\n".join(problems)
 
 
@@ -88,19 +107,21 @@ def has_died(marks: Path, run: Run, at: str) -> bool:
 
 
 def once_each(run: Run) -> list[str]:
-    """Return what was done more or less than once: a commit, a round given out, a join."""
-    events = run.events()
-    committed = Counter(str(event.data["step"]) for event in events if event.type == "StepCompleted")
-    within = ("effects#3/b", "effects#3/c", "effects#7/b", "effects#7/c")
-    delegated = Counter(str(event.data["step"]) for event in events if event.type == "StepDelegated")
-    joined = [event.data["verdict"] for event in events if event.type == "FanOutJoined"]
+    """Return what was done more or less than once: a commit, a join."""
+    events, steps = run.events(), run.state().steps
+    commits = Counter(event.data["step"] for event in events if event.type in {"StepCompleted", "StepDelegated"})
+    given = Counter(event.data["fan"] for event in events if event.type == "StepDelegated")
+    joined = Counter(event.data["fan"] for event in events if event.type == "FanOutJoined")
     found = []
-    if committed != Counter([*MEMBERS, *within, "sum"]):
-        found.append(f"{run.id} committed {committed}")
-    if delegated != {"boss": 1, "sum": 1}:
-        found.append(f"{run.id} gave work out {delegated}")
-    if joined != ["met", "met"]:
-        found.append(f"{run.id} was joined {joined}")
+    # What gives work out again is committed for every round.
+    wanted = {step.name: step.revision + 1 for step in steps if step.status == "completed"}
+    if {name: count for name, count in commits.items() if name in wanted} != wanted:
+        found.append(f"{run.id} committed {commits}")
+    failed = Counter(event.data["step"] for event in events if event.type == "StepFailed")
+    if any(count > 1 for count in failed.values()):
+        found.append(f"{run.id} failed {failed}")
+    if joined != given:
+        found.append(f"{run.id} gave out {given} and joined {joined}")
     return found
 
 
@@ -154,3 +175,46 @@ def test_a_fan_out_survives_the_death_of_a_pool_in_one_process_at_each_point(
     for worker in [deployment.start_worker(pool=pool, concurrency=8) for _ in range(2)]:
         worker.wait_until_ready()
     die_at(deployment, deaths, tmp_path)
+
+
+FAILS: Final = (
+    *("before-fail:raiser#3", "after-fail:raiser#3"),
+    *("before-fail:team#1/raiser#2", "after-fail:team#1/raiser#2"),
+    *("after-join:sum", "before-gather:sum", "after-commit:team#1/effect#1"),
+)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    ("pool", "deaths"),
+    [
+        pytest.param("prefork", [FAILS[1::2]], id="several", marks=pytest.mark.integration),
+        pytest.param("prefork", [*each(FAILS), FAILS], id="prefork", marks=pytest.mark.chaos),
+        pytest.param("asyncio", [*each(FAILS), FAILS], id="asyncio", marks=pytest.mark.chaos),
+    ],
+)
+def test_a_member_that_fails_does_so_once_whoever_dies_over_it(
+    pool: Pool, deaths: list[Deaths], fragile: Callable[..., Deployment], tmp_path: Path
+) -> None:
+    deployment = fragile()
+    for worker in [deployment.start_worker(pool=pool, concurrency=4) for _ in range(2)]:
+        worker.wait_until_ready()
+    die_at(deployment, deaths, tmp_path, FAILING)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("pool", "deaths"),
+    [
+        pytest.param("prefork", [OF_TEAMS[1::3], OF_TEAMS[2::3]], id="several", marks=pytest.mark.integration),
+        pytest.param("prefork", each(OF_TEAMS), id="prefork", marks=pytest.mark.chaos),
+        pytest.param("asyncio", each(OF_TEAMS), id="asyncio", marks=pytest.mark.chaos),
+    ],
+)
+def test_fan_outs_within_each_other_survive_deaths(
+    pool: Pool, deaths: list[Deaths], fragile: Callable[..., Deployment], tmp_path: Path
+) -> None:
+    deployment = fragile()
+    for worker in [deployment.start_worker(pool=pool, concurrency=4) for _ in range(2)]:
+        worker.wait_until_ready()
+    die_at(deployment, deaths, tmp_path, TEAMS)

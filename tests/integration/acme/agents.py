@@ -161,9 +161,14 @@ async def labour(ctx: Context, doc: Doc) -> Doc:
 
 
 def assignments(doc: Doc, number: int) -> list[Assignment]:
-    """Return what a round gives out: the text says `specialist specialist:text | ...`, with `|` between the rounds."""
-    words = doc.text.split("|")[number - 1].split()
-    return [Assignment(to=to, input=Doc(text=text)) for to, _, text in (word.partition(":") for word in words)]
+    """
+    Return what a round gives out.
+
+    The text says `specialist specialist:text | ...`, with `|` between the rounds. In a text for a specialist, which may
+    be a boss itself, `,` and `;` stand for the space and the bar.
+    """
+    words = [word.partition(":") for word in doc.text.split("|")[number - 1].split()]
+    return [Assignment(to=to, input=Doc(text=text.replace(",", " ").replace(";", "|"))) for to, _, text in words]
 
 
 @agent("acme.boss")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator import Decision, Gate, Hierarchy, Join, Pipeline, Stage
 
@@ -108,16 +108,18 @@ effects = Pipeline(
 labours = Pipeline("labours", [Stage(labour, name="a"), Stage(labour, name="b"), Stage(labour, name="c")])
 
 labourers = Pipeline("labourers", [Stage(labour, name="x"), Stage(labour, name="y")])
-SPECIALISTS = (effect_async, effect_sync, effects, labour, labourers, hold, raiser, poison, parked)
+SPECIALISTS: Final[list[Any]] = [effect_async, effect_sync, effects, labour, labourers, hold, raiser, poison, parked]
 
 
-def team_of(name: str, join: Join, *, width: int = 2) -> Hierarchy:
+def team_of(name: str, join: Join, *more: Hierarchy, width: int = 2) -> Hierarchy:
     """Return a hierarchy whose plan is its document's text: see `agents.assignments`."""
-    return Hierarchy(name, boss=boss, synthesize=total, workers=SPECIALISTS, join=join, width=width, max_rounds=3)
+    workers = [*SPECIALISTS, *more]
+    return Hierarchy(name, boss=boss, synthesize=total, workers=workers, join=join, width=width, max_rounds=3)
 
 
 team = team_of("team", Join())
 tolerant = team_of("tolerant-team", Join(otherwise="degrade"))
+teams = team_of("teams", Join(otherwise="degrade"), team, tolerant)
 # Of four members. Those with a time are for a worker that is not there: it passes where that one is needed.
 quorums = [
     team_of(f"quorum-{need}-{otherwise}", Join(need=need, otherwise=otherwise), width=4)
