@@ -29,10 +29,13 @@ TEAMS: Final = ("teams", "team:effect,effect-sync,effect;effects effect team:eff
 """Some of its members are such teams."""
 FAILING: Final = ("teams", "team:effect,raiser,effect effect raiser effect")
 """A member that fails, and one whose own member does."""
+OVERDUE: Final = ("timed-quorum-4-degrade", "parked parked parked parked")
+"""Members that nobody takes, until their time is over."""
 TRAILS: Final = {
     TEAM: "effect#1, effect-sync#2, effects#3/a, effect#4, effect-sync#5, effect#6, effects#7/a",
     TEAMS: "team#1/boss, effect#2, team#3/boss, team#4/boss, effect#5",
     FAILING: "team#1/boss failed, effect#2, raiser#3 failed, effect#4",
+    OVERDUE: "parked#1 late, parked#2 late, parked#3 late, parked#4 late",
 }
 
 BOSS: Final = (
@@ -88,7 +91,7 @@ def die_at(deployment: Deployment, deaths: Sequence[Deaths], marks: Path, flow: 
             # A parent that dies takes other runs' processes along, and one of these may thus pass its point alive.
             batch = [(points, deployment.submit(*flow, tags={"crash": " ".join(points)})) for points in missing]
             for points, run in batch:
-                wanted = tuple(end if "failed" in end else f"{end} ok" for end in TRAILS[flow].split(", "))
+                wanted = tuple(end if " " in end else f"{end} ok" for end in TRAILS[flow].split(", "))
                 assert run.result(timeout=TIMEOUT).trail == wanted, points
             missing = [points for points, run in batch if not all(has_died(marks, run, point) for point in points)]
             submitted += [run for _, run in batch]
@@ -96,7 +99,7 @@ def die_at(deployment: Deployment, deaths: Sequence[Deaths], marks: Path, flow: 
         for run in submitted:
             problems += wrong_with(run.state(), run.events())
             problems += once_each(run)
-        if flow != FAILING:
+        if flow not in {FAILING, OVERDUE}:
             problems += wrong_with_effects(deployment.ledger, [run.state() for run in submitted])
         assert not problems, "\n".join(problems)
 
@@ -218,3 +221,13 @@ def test_fan_outs_within_each_other_survive_deaths(
     for worker in [deployment.start_worker(pool=pool, concurrency=4) for _ in range(2)]:
         worker.wait_until_ready()
     die_at(deployment, deaths, tmp_path, TEAMS)
+
+
+@pytest.mark.chaos
+def test_a_join_whose_time_is_over_survives_the_death_of_the_caretaker(
+    fragile: Callable[..., Deployment], tmp_path: Path
+) -> None:
+    deployment = fragile()
+    for worker in [deployment.start_worker() for _ in range(2)]:
+        worker.wait_until_ready()
+    die_at(deployment, [("after-overdue:sum",)] * 3, tmp_path, OVERDUE)
