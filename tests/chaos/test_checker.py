@@ -73,7 +73,7 @@ def test_a_missing_commit_is_found(run: Run) -> None:
 @pytest.fixture
 def fanned(marred: Deployment) -> Run:
     """A run of two rounds with nothing wrong."""
-    found = marred.submit("team", "effect effects | effect")
+    found = marred.submit("crew", "effect effects | effect")
     found.result(timeout=15)
     assert wrong_with(found.state(), found.events()) == []
     return found
@@ -124,7 +124,7 @@ def test_a_state_that_its_log_does_not_tell_is_found(marred: Deployment, run: Ru
 def test_lost_doubled_and_unexpected_effects_are_found(marred: Deployment, run: Run) -> None:
     def wrong() -> list[str]:
         runs = marred.client.list_runs(limit=1000)
-        states = [state for state in runs if state.flow in {"effects", "team"}]
+        states = [state for state in runs if state.flow in {"effects", "crew"}]
         return wrong_with_effects(marred.ledger, states)
 
     assert wrong() == []

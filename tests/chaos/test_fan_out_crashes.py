@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 TIMEOUT: Final = 90.0
 ROUNDS: Final = 4
-TEAM: Final = ("team", "effect effect-sync effects effect effect-sync | effect effects")
+CREW: Final = ("crew", "effect effect-sync effects effect effect-sync | effect effects")
 """Two of its members are in flight at a time; `effects` is a pipeline of three steps."""
-TEAMS: Final = ("teams", "team:effect,effect-sync,effect;effects effect team:effect | team:effect,effect effect")
-"""Some of its members are such teams."""
-FAILING: Final = ("teams", "team:effect,raiser,effect effect raiser effect")
+CREWS: Final = ("crews", "crew:effect,effect-sync,effect;effects effect crew:effect | crew:effect,effect effect")
+"""Some of its members are such crews."""
+FAILING: Final = ("crews", "crew:effect,raiser,effect effect raiser effect")
 """A member that fails, and one whose own member does."""
 OVERDUE: Final = ("timed-quorum-4-degrade", "parked parked parked parked")
 """Members that nobody takes, until their time is over."""
 TRAILS: Final = {
-    TEAM: "effect#1, effect-sync#2, effects#3/a, effect#4, effect-sync#5, effect#6, effects#7/a",
-    TEAMS: "team#1/boss, effect#2, team#3/boss, team#4/boss, effect#5",
-    FAILING: "team#1/boss failed, effect#2, raiser#3 failed, effect#4",
+    CREW: "effect#1, effect-sync#2, effects#3/a, effect#4, effect-sync#5, effect#6, effects#7/a",
+    CREWS: "crew#1/boss, effect#2, crew#3/boss, crew#4/boss, effect#5",
+    FAILING: "crew#1/boss failed, effect#2, raiser#3 failed, effect#4",
     OVERDUE: "parked#1 late, parked#2 late, parked#3 late, parked#4 late",
 }
 
@@ -61,13 +61,13 @@ CARETAKER: Final = (
     ("after-join:sum", "after-redispatch:sum"),
 )
 CHILDREN: Final = (*BOSS, *FIRST, *NESTED, *LATER, *SYNTHESIS)
-OF_TEAMS: Final = (
-    *(f"{point}:team#1/boss" for point in WHERE_WORK_IS_GIVEN_OUT),
-    *("mid-publish:team#1/effect-sync#2", "after-commit:team#1/effect-sync#2", "after-commit:team#1/effects#4/a"),
-    *(f"{point}:team#1/sum" for point in (*WHERE_WORK_IS_GIVEN_OUT, "before-publish", "before-gather")),
-    # what ends a team ends a member of the one above
-    *(f"{point}:team#1/sum" for point in ("after-join", "before-commit", "after-commit")),
-    *(f"{point}:team#4/sum" for point in ("after-join", "before-commit", "after-commit")),
+OF_CREWS: Final = (
+    *(f"{point}:crew#1/boss" for point in WHERE_WORK_IS_GIVEN_OUT),
+    *("mid-publish:crew#1/effect-sync#2", "after-commit:crew#1/effect-sync#2", "after-commit:crew#1/effects#4/a"),
+    *(f"{point}:crew#1/sum" for point in (*WHERE_WORK_IS_GIVEN_OUT, "before-publish", "before-gather")),
+    # what ends a crew ends a member of the one above
+    *(f"{point}:crew#1/sum" for point in ("after-join", "before-commit", "after-commit")),
+    *(f"{point}:crew#4/sum" for point in ("after-join", "before-commit", "after-commit")),
     *(f"{point}:sum" for point in ("after-join", "before-gather", "after-delegate")),
 )
 
@@ -82,7 +82,7 @@ def several(*phases: Iterable[str]) -> list[Deaths]:
     return [tuple(point for point in points if point) for points in zip_longest(*phases)]
 
 
-def die_at(deployment: Deployment, deaths: Sequence[Deaths], marks: Path, flow: tuple[str, str] = TEAM) -> None:
+def die_at(deployment: Deployment, deaths: Sequence[Deaths], marks: Path, flow: tuple[str, str] = CREW) -> None:
     """Let runs die where each is to, all together, and check that every one of them ends right."""
     submitted: list[Run] = []
     missing = list(deaths)
@@ -182,8 +182,8 @@ def test_a_fan_out_survives_the_death_of_a_pool_in_one_process_at_each_point(
 
 FAILS: Final = (
     *("before-fail:raiser#3", "after-fail:raiser#3"),
-    *("before-fail:team#1/raiser#2", "after-fail:team#1/raiser#2"),
-    *("after-join:sum", "before-gather:sum", "after-commit:team#1/effect#1"),
+    *("before-fail:crew#1/raiser#2", "after-fail:crew#1/raiser#2"),
+    *("after-join:sum", "before-gather:sum", "after-commit:crew#1/effect#1"),
 )
 
 
@@ -209,9 +209,9 @@ def test_a_member_that_fails_does_so_once_whoever_dies_over_it(
 @pytest.mark.parametrize(
     ("pool", "deaths"),
     [
-        pytest.param("prefork", [OF_TEAMS[1::3]], id="several", marks=pytest.mark.integration),
-        pytest.param("prefork", each(OF_TEAMS), id="prefork", marks=pytest.mark.chaos),
-        pytest.param("asyncio", each(OF_TEAMS), id="asyncio", marks=pytest.mark.chaos),
+        pytest.param("prefork", [OF_CREWS[1::3]], id="several", marks=pytest.mark.integration),
+        pytest.param("prefork", each(OF_CREWS), id="prefork", marks=pytest.mark.chaos),
+        pytest.param("asyncio", each(OF_CREWS), id="asyncio", marks=pytest.mark.chaos),
     ],
 )
 def test_fan_outs_within_each_other_survive_deaths(
@@ -220,7 +220,7 @@ def test_fan_outs_within_each_other_survive_deaths(
     deployment = fragile()
     for worker in [deployment.start_worker(pool=pool, concurrency=4) for _ in range(2)]:
         worker.wait_until_ready()
-    die_at(deployment, deaths, tmp_path, TEAMS)
+    die_at(deployment, deaths, tmp_path, CREWS)
 
 
 @pytest.mark.chaos

@@ -39,7 +39,7 @@ def test_all_fan_outs_finish_though_their_broker_or_their_results_were_emptied(
     for _ in range(2):
         deployment.start_worker(pool=pool, concurrency=count).wait_until_ready()
     plan = "effect hold parked effect effects raiser"
-    runs = [deployment.submit("tolerant-team", plan) for _ in range(count)]
+    runs = [deployment.submit("tolerant-crew", plan) for _ in range(count)]
     wait_until(lambda: len(deployment.messages(PARKED)) == count, 60, "a member of each is in a queue")
     # when it is emptied under them
     if emptied == "broker":

@@ -43,7 +43,7 @@ in_full = (pytest.mark.chaos, pytest.mark.timeout(600))
 CLOCKS: Final = CHECKOUT / "tests" / "chaos" / "clocks"
 HOUR: Final = 3600.0
 SLOTS: Final = 4
-TEAM: Final = "effect effects effect-sync effect | effect-sync effects"
+CREW: Final = "effect effects effect-sync effect | effect-sync effects"
 PARKED: Final = "acme.parked"
 """Whose queue no worker takes from."""
 
@@ -64,7 +64,7 @@ def check(runs: Iterable[Run], *, ledger: Path | None = None) -> None:
     states = [run.state() for run in runs]
     problems = [line for run, state in zip(runs, states, strict=True) for line in wrong_with(state, run.events())]
     if ledger is not None:
-        problems += wrong_with_effects(ledger, [state for state in states if state.flow in {"effects", "team"}])
+        problems += wrong_with_effects(ledger, [state for state in states if state.flow in {"effects", "crew"}])
     assert not problems, "\n".join(problems)
 
 
@@ -240,7 +240,7 @@ def test_messages_that_come_several_times_in_any_order_and_late_are_executed_onc
     # when runs go through it
     with postman.bad_post():
         runs = [
-            deployment.submit(*(("effects",), ("team", TEAM), ("relay",), ("essay", "revise 1"))[number % 4])
+            deployment.submit(*(("effects",), ("crew", CREW), ("relay",), ("essay", "revise 1"))[number % 4])
             for number in range(count)
         ]
     for run in runs:

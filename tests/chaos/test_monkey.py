@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.chaos
 
-TEAM: Final = ("team", "labour labourers labour | labour labourers")
-FLOWS: Final = (*[("labours", "x")] * 3, TEAM, TEAM, ("relay", "x"), ("essay", "revise 2"))
+CREW: Final = ("crew", "labour labourers labour | labour labourers")
+CREWS: Final = ("crews", "crew:labour,labourers;labour labour | labour")
+FLOWS: Final = (*[("labours", "x")] * 3, CREW, CREWS, ("relay", "x"), ("essay", "revise 2"))
 LABOURS: Final = 5
 EFFECTS_A_RUN: Final = 3
-"""At least, of those of the flows above that have any: so many."""
+"""So many at least, of each of those of the flows above that have any."""
 RUNS_A_FAULT: Final = 10
 LONGEST_DOWN: Final = 3.0
 DONE_WITHIN: Final = 60.0
@@ -145,7 +146,7 @@ def test_every_run_ends_right_whatever_the_monkey_kills(
     # then every run has ended right
     problems = [line for run in runs for line in wrong_with(run.state(), run.events())]
     problems += wrong_with_effects(
-        deployment.ledger, [state for run in runs if (state := run.state()).flow in {"labours", "team"}]
+        deployment.ledger, [state for run in runs if (state := run.state()).flow in {"labours", "crew", "crews"}]
     )
     gaps = [gap for run in runs for gap in pauses(run)]
     total = Counter(event.type for run in runs for event in run.events())

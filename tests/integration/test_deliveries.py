@@ -200,7 +200,7 @@ def test_a_chords_body_that_comes_too_early_or_too_late_changes_nothing(make: Ca
             return [listener.end_of(message) for message in sent] == ["task-rejected"] * 3
 
         # given a member at work, then the body comes too early
-        run = deployment.submit("team", "effect hold | effect parked")
+        run = deployment.submit("crew", "effect hold | effect parked")
         deployment.wait_for_note(run, "started")
         assert refused("acme.sum", "sum")
         assert refused("acme.effect", "effect#1")
@@ -223,7 +223,7 @@ def test_a_chords_body_that_comes_several_times_or_never_is_executed_once(make: 
     # given joined fan-outs whose bodies wait in the queue
     deployment = make()
     deployment.start_worker(queues=[queue for queue in QUEUES if queue != "acme.sum"]).wait_until_ready()
-    runs = [deployment.submit("team", "effect effect effect-sync") for _ in range(10)]
+    runs = [deployment.submit("crew", "effect effect effect-sync") for _ in range(10)]
     wait_until(lambda: len(set(deployment.messages("acme.sum"))) >= 10, 30, "all are joined")
     bodies = deployment.messages("acme.sum")
     # when half of them are lost, and the others are there three times

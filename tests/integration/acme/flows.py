@@ -111,23 +111,23 @@ labourers = Pipeline("labourers", [Stage(labour, name="x"), Stage(labour, name="
 SPECIALISTS: Final[list[Any]] = [effect_async, effect_sync, effects, labour, labourers, hold, raiser, poison, parked]
 
 
-def team_of(name: str, join: Join, *more: Hierarchy, width: int = 2) -> Hierarchy:
+def crew_of(name: str, join: Join, *more: Hierarchy, width: int = 2) -> Hierarchy:
     """Return a hierarchy whose plan is its document's text: see `agents.assignments`."""
     workers = [*SPECIALISTS, *more]
     return Hierarchy(name, boss=boss, synthesize=total, workers=workers, join=join, width=width, max_rounds=3)
 
 
-team = team_of("team", Join())
-tolerant = team_of("tolerant-team", Join(otherwise="degrade"))
-teams = team_of("teams", Join(otherwise="degrade"), team, tolerant)
+crew = crew_of("crew", Join())
+tolerant = crew_of("tolerant-crew", Join(otherwise="degrade"))
+crews = crew_of("crews", Join(otherwise="degrade"), crew, tolerant)
 # Of four members. Those with a time are for a worker that is not there: it passes where that one is needed.
 quorums = [
-    team_of(f"quorum-{need}-{otherwise}", Join(need=need, otherwise=otherwise), width=4)
+    crew_of(f"quorum-{need}-{otherwise}", Join(need=need, otherwise=otherwise), width=4)
     for need in (3, 4)
     for otherwise in OTHERWISE
 ]
 timed_quorums = [
-    team_of(f"timed-quorum-{need}-{otherwise}", Join(need=need, otherwise=otherwise, deadline=within), width=4)
+    crew_of(f"timed-quorum-{need}-{otherwise}", Join(need=need, otherwise=otherwise, deadline=within), width=4)
     for need, within in ((3, 120.0), (4, 3.0))
     for otherwise in OTHERWISE
 ]
