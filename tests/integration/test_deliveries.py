@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestrator import Run
-    from tests.integration.fleet import Deployment
+    from tests.integration.fleet import Deployment, Pool
 
 pytestmark = pytest.mark.integration
 
@@ -236,3 +236,27 @@ def test_a_chords_body_that_comes_several_times_or_never_is_executed_once(make: 
         assert len(run.result(timeout=20).trail) == 3
         assert counts(run)["FanOutJoined"] == 1
         assert counts(run)["StepStarted"] == 5
+
+
+@pytest.mark.parametrize("pool", ["prefork", "asyncio"])
+def test_where_nothing_is_lost_no_message_of_a_fan_out_is_published_again(
+    make: Callable[..., Deployment], pool: Pool
+) -> None:
+    # given a caretaker that would bring a missing message back too late
+    deployment = make(settings=FAST | {"lease": 30.0, "dispatch_timeout": 60.0})
+    deployment.start_worker(pool=pool, concurrency=4).wait_until_ready()
+    # when members end well, fail, end a fan-out within another, and make room for the next
+    runs = [
+        deployment.submit(*asked)
+        for asked in (
+            ("crew", "effect effects effect | effect effects"),
+            ("tolerant-crew", "effect effect raiser"),
+            ("tolerant-crew", "raiser"),
+            ("crews", "crew:effect,raiser effect effect raiser effect"),
+            ("crews", "crew:effect;effect tolerant-crew:effect,raiser effect | crew:raiser"),
+        )
+    ]
+    # then all of them are done in the meantime
+    for run in runs:
+        run.result(timeout=45)
+        assert counts(run)["StepRedispatched"] == 0
