@@ -205,13 +205,13 @@ def test_a_member_that_fails_does_so_once_whoever_dies_over_it(
     die_at(deployment, deaths, tmp_path, FAILING)
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("pool", "deaths"),
     [
-        pytest.param("prefork", [OF_CREWS[1::3]], id="several", marks=pytest.mark.integration),
-        pytest.param("prefork", each(OF_CREWS), id="prefork", marks=pytest.mark.chaos),
-        pytest.param("asyncio", each(OF_CREWS), id="asyncio", marks=pytest.mark.chaos),
+        pytest.param("prefork", each(OF_CREWS), id="prefork"),
+        pytest.param("asyncio", each(OF_CREWS), id="asyncio"),
     ],
 )
 def test_fan_outs_within_each_other_survive_deaths(
