@@ -6,6 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final, Self
 
+from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from orchestrator.errors import InvalidPolicy, RetryLater
@@ -84,7 +85,10 @@ class Guarding:
         except Exception as error:
             why = str(error) if isinstance(error, InvalidPolicy) else f"{type(error).__name__}: {error}"
             raise AttemptFailed(f"its estimate raised {why}", final=True) from error
-        return LEAST if found is None else found
+        if found is None:
+            return LEAST
+        # Who tells the tokens alone is not meant to have a budget of money for nothing, and the other way round.
+        return Spend(tokens=found.tokens or LEAST.tokens, cost=found.cost or LEAST.cost) if found else found
 
     def admit(self) -> str | None:
         """
@@ -166,11 +170,12 @@ class Guarding:
             StepAgain: always, unless the attempt may not write any more.
         """
         attempt = self._attempt
-        # Its deadlines have timers of their own.
-        delay = min(delay, max(0.0, attempt.begun.remaining - 0.1))
         outcome = attempt.process.store.postpone(attempt.begun, delay, f"{TURN}: {reason}", counts=False)
-        if outcome not in {"delayed", "late"}:
+        if outcome != "delayed":
             attempt.refuse(outcome)
+        if attempt.process.guards.is_granted(attempt.agent.name, self._member):
+            # Its turn came before it was given back: whoever called it found it at work.
+            wake(attempt.task.app, attempt.process, attempt.agent.name, [self._member])
         attempt.task.request.chain = None
         raise StepAgain(f"{TURN}: {reason}")
 
@@ -212,7 +217,7 @@ class Guarding:
         try:
             granted = (self._settlement or self._settle()).tell()
             wake(attempt.task.app, attempt.process, attempt.agent.name, granted)
-        except RedisError as failure:
+        except (RedisError, OperationalError) as failure:
             # The step itself is recorded; what it holds is taken back when its time is over.
             logger.warning("run %s: guards not settled: %s", attempt.begun.run_id, failure)
 

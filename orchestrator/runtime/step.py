@@ -79,8 +79,6 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
         raise refusal(begun.why)
     until = time.monotonic() + begun.remaining
     attempt = Attempt(task=task, agent=agent, process=process, begun=begun, until=until)
-    if agent.retry is not None and begun.step.attempt == 1:
-        process.count(agent.name)
     try:
         if begun.step.joins:
             begun = gathered(process, begun)
@@ -90,6 +88,8 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
         held_back = guarding.admit()
         if held_back is not None:
             return held_back
+        if agent.retry is not None and begun.step.attempt == 1:
+            process.count(agent.name)  # not where it waits for its turn, however often it comes
         with guarding:
             return _run(attempt, value, guarding)
     except LeaseLost:

@@ -29,6 +29,7 @@ Forced = Literal["open", "closed", "auto"]
 GRANT_MS: Final = 10_000
 GRANTS: Final = 500
 GRANTS_ON_SETTLE: Final = 16
+GRANTED: Final = b"\xa1g"  # how such a member's record begins
 """What one settled call lets go on in the same round trip; the caretaker does the rest."""
 
 QUEUES: Final = keys.guard_queue("")
@@ -385,6 +386,11 @@ class Guards:
     def grant(self, agent: str) -> list[str]:
         """Return members that may go on now, in fair order; what they need is reserved for them for `grant_ms`."""
         return _turns(agent, self._grant(self._keys(agent), [self._now(), self._grant_ms, GRANTS]))
+
+    def is_granted(self, agent: str, member: str) -> bool:
+        """Tell whether a member was granted its turn, and has not come yet."""
+        record = cast("bytes | None", self.client.hget(keys.GUARD_MEMBERS, f"{agent}/{member}"))
+        return record is not None and record.startswith(GRANTED)
 
     def waiting(self) -> list[str]:
         """

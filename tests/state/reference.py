@@ -258,7 +258,7 @@ class ReferenceRun:
             return "delayed"
         if (owns := self.owns(name, fence)) != "yes":
             return owns
-        if self.overdue or step.late or later.too_late:
+        if later.counts and (self.overdue or step.late or later.too_late):
             return "late"
         step.attempt -= not later.counts
         step.tokens += later.tokens

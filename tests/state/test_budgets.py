@@ -118,3 +118,12 @@ def test_budgets_are_set_changed_listed_and_dropped(redis_client: Redis) -> None
     fleet.end("x/step", used=Spend(tokens=9))
     assert [one.name for one in fleet.store.budgets()] == ["tenant:b"]
     assert not redis_client.exists(keys.budget("tenant:a"))
+
+
+def test_a_child_does_not_shorten_the_time_that_its_parent_s_budget_is_kept(redis_client: Redis) -> None:
+    fleet = Fleet(redis_client)
+    fleet.store.set_budget("run:parent", tokens=100, ttl_ms=600_000)
+    # when a child that is kept for a shorter time sets what is in the parent's state once more
+    fleet.store.set_budget("run:parent", tokens=100, ttl_ms=1_000)
+    # then it stays
+    assert redis_client.pttl(keys.budget("run:parent")) > 500_000

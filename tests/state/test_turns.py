@@ -101,7 +101,9 @@ def test_a_turn_is_reserved_and_taken_when_its_member_comes(redis_client: Redis)
     admitted(fleet.ask("runs/step"))
     fleet.ask("a/step", wait=True)
     fleet.clock.forward(2)
+    assert not fleet.store.is_granted("model", "a/step")
     assert fleet.end("runs/step") == ["a/step"]
+    assert fleet.store.is_granted("model", "a/step")
 
     # then nobody else gets the place, nor is it granted again
     refused(fleet.ask("b/step", wait=True))
@@ -320,3 +322,18 @@ def test_each_agent_with_waiters_is_looked_at_first_now_and_then(redis_client: R
     looks = [fleet.store.waiting() for _ in range(100)]
     assert {look[0] for look in looks} == {"first", "second"}
     assert all(sorted(look) == ["first", "second"] for look in looks)
+
+
+def test_a_tenant_without_budget_does_not_hold_up_the_others_at_a_rate(redis_client: Redis) -> None:
+    # given a tenant that has used up its day's budget elsewhere, and waits for more tokens than the rate has left
+    fleet = Fleet(redis_client, RateLimit(tokens=1000, per=60.0).guard("model"))
+    fleet.store.set_budget("tenant:poor", tokens=1000, per_ms=86_400_000)
+    other = Fleet(redis_client, agent="other", clock=fleet.clock)
+    admitted(other.ask("poor/0", tenant="poor", tokens=1000, budgets=["tenant:poor"]))
+    admitted(fleet.ask("rich/0", tenant="rich", tokens=200))
+    refused(fleet.ask("poor/1", tenant="poor", tokens=900, budgets=["tenant:poor"], wait=True))
+    # when another tenant asks for what the rate does let through
+    fleet.ask("rich/1", tenant="rich", tokens=200, wait=True)
+    # then its turn comes
+    fleet.clock.forward(1)
+    assert "rich/1" in fleet.grant() or isinstance(fleet.ask("rich/1", tenant="rich", tokens=200), Admitted)

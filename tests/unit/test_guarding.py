@@ -8,7 +8,7 @@ from typing import Any, Final, Unpack, cast
 
 import pytest
 
-from orchestrator import Breaker, Cached, Concurrency, RateLimit, Retry, RetryLater, agent
+from orchestrator import Breaker, Cached, Concurrency, RateLimit, Retry, RetryLater, Spend, agent
 from orchestrator.agent import Policies
 from orchestrator.errors import LeaseLost
 from orchestrator.messages import RunBudget
@@ -35,12 +35,14 @@ class Recorder:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.told: list[dict[str, Any]] = []
+        self.needs: list[Spend] = []
 
     def set_budget(self, *_: object, **__: object) -> None:
         self.asked.append("budget")
 
-    def admit(self, *_: object, **__: object) -> Admitted:
+    def admit(self, *_: object, need: Spend, **__: object) -> Admitted:
         self.asked.append("admit")
+        self.needs.append(need)
         return Admitted(0)
 
     def settlement(self, *_: object, **facts: Any) -> Recorded:  # noqa: ANN401  as Guards.settlement
@@ -158,3 +160,21 @@ def test_what_is_not_declared_costs_no_round_trip(budgets: int, policies: Polici
     end(guarding, Judged(b"1"))
     # then the guards were asked so often
     assert recorder.asked == trips
+
+
+@pytest.mark.parametrize(
+    ("estimate", "need"),
+    [
+        (None, Spend(tokens=1, cost=0.000001)),
+        (50, Spend(tokens=50, cost=0.000001)),
+        (Spend(cost=0.5), Spend(tokens=1, cost=0.5)),
+        (Spend(tokens=5, cost=0.5), Spend(tokens=5, cost=0.5)),
+        (Spend(), Spend()),
+    ],
+)
+def test_who_tells_one_amount_alone_still_needs_some_of_the_other_budget(
+    estimate: int | Spend | None, need: Spend
+) -> None:
+    recorder = Recorder()
+    Guarding(attempt(recorder, budgets=1, estimate=estimate), "x").admit()
+    assert recorder.needs == [need]

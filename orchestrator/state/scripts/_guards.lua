@@ -155,9 +155,10 @@ local function refusing()
   local function refuse(found, kind, name, retry, own, waits)
     local final = retry < 0 or not waits
     if not found or (final and not found.final) then
-      return {kind = kind, name = name, retry = retry, own = own and (not found or found.own), final = final}
+      return {kind = kind, name = name, retry = retry, own = own or (found and found.own), final = final}
     end
-    found.own = found.own and own
+    -- What its own tenant alone is refused is enough for the others to pass it.
+    found.own = found.own or own
     if not found.final then found.retry = max(found.retry, retry) end
     return found
   end

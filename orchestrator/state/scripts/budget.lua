@@ -19,7 +19,9 @@ end
 redis.call('HSETNX', KEYS[1], 'since', now)
 if per ~= ARGV[5] then redis.call('HSET', KEYS[1], 'since', now, 'period', 0) end
 if ARGV[6] ~= '' then
-  redis.call('PEXPIRE', KEYS[1], ARGV[6])
+  -- A child that draws on it may be meant to be kept for a shorter time than the run whose it is.
+  local left = redis.call('PTTL', KEYS[1])
+  if left < tonumber(ARGV[6]) then redis.call('PEXPIRE', KEYS[1], ARGV[6]) end
 else
   redis.call('PERSIST', KEYS[1])
   redis.call('SADD', KEYS[2], ARGV[2])
