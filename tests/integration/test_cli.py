@@ -66,8 +66,9 @@ def test_submit_with_json_is_one_document(shell: Shell) -> None:
     result = shell.run("submit", "relay", "--input", "-", "--wait", "--json", stdin=document("hello"))
 
     # then
-    assert set(result.document) == {"id", "status", "reason", "result"}
+    assert set(result.document) == {"id", "status", "reason", "degraded", "partial", "result"}
     assert result.document["status"] == "completed"
+    assert (result.document["degraded"], result.document["partial"]) == (False, False)
     assert result.err == ""
 
 

@@ -306,38 +306,38 @@ def test_what_a_specialists_pipeline_makes_of_a_fallbacks_output_is_degraded(dep
 
 
 def test_a_specialist_may_be_a_hierarchy(deployment: Deployment) -> None:
-    inner = {"to": "crew", "input": {"rounds": [[job(text="x"), job("two-steps", "y"), job(text="z", how="fail")]]}}
+    inner = {"to": "squad", "input": {"rounds": [[job(text="x"), job("two-steps", "y"), job(text="z", how="fail")]]}}
     run = submit(deployment, "whole", [inner, job(text="b")])
     told = run.result(timeout=SOON)
-    assert told.statuses == {"office/crew#1/plan": "degraded", "office/work#2": "ok"}
-    assert run.state().fans["office/crew#1/report"].failed == 1
-    assert {one.name for one in run.state().steps} >= {"office/crew#1/two-steps#2/finish", "office/work#2", "end"}
+    assert told.statuses == {"office/squad#1/plan": "degraded", "office/work#2": "ok"}
+    assert run.state().fans["office/squad#1/report"].failed == 1
+    assert {one.name for one in run.state().steps} >= {"office/squad#1/two-steps#2/finish", "office/work#2", "end"}
 
 
 def test_a_failed_hierarchy_is_a_failed_assignment_of_the_one_above(deployment: Deployment) -> None:
-    run = submit(deployment, "tolerant", [{"to": "crew", "input": {"rounds": [[]] * 2}}, job(text="b")])
+    run = submit(deployment, "tolerant", [{"to": "squad", "input": {"rounds": [[]] * 2}}, job(text="b")])
     told = run.result(timeout=SOON)
-    assert told.statuses == {"crew#1/plan": "failed", "work#2": "ok"}
-    assert "max_rounds=1" in told.reasons["crew#1/plan"]
+    assert told.statuses == {"squad#1/plan": "failed", "work#2": "ok"}
+    assert "max_rounds=1" in told.reasons["squad#1/plan"]
 
 
 def test_a_cancel_reaches_all_that_is_below(deployment: Deployment) -> None:
-    inner = {"to": "crew", "input": {"rounds": [[job(text="x", how="wait"), job("two-steps", "y", how="wait")]]}}
+    inner = {"to": "squad", "input": {"rounds": [[job(text="x", how="wait"), job("two-steps", "y", how="wait")]]}}
     run = submit(deployment, "whole", [inner, job(text="b", how="wait")])
-    wait_until(lambda: step(run, "office/crew#1/two-steps#2/work") == "running", SOON, "all are at work")
+    wait_until(lambda: step(run, "office/squad#1/two-steps#2/work") == "running", SOON, "all are at work")
     run.cancel("enough", by="me")
     wait_until(lambda: run.state().finished, SOON, "it has ended")
-    assert {one.status for one in run.state().steps if one.fan and one.name != "office/crew#1/plan"} == {"cancelled"}
+    assert {one.status for one in run.state().steps if one.fan and one.name != "office/squad#1/plan"} == {"cancelled"}
 
 
 def test_what_is_within_a_late_assignment_is_cancelled(deployment: Deployment) -> None:
-    inner = {"to": "crew", "input": {"rounds": [[waits("x"), job("two-steps", "y", how="wait")]]}}
+    inner = {"to": "squad", "input": {"rounds": [[waits("x"), job("two-steps", "y", how="wait")]]}}
     run = submit(deployment, "quorum", [inner, waits("a"), waits("b")])
-    wait_until(lambda: step(run, "crew#1/two-steps#2/work") == "running", SOON, "all are at work")
+    wait_until(lambda: step(run, "squad#1/two-steps#2/work") == "running", SOON, "all are at work")
     for text in "ab":
         say(deployment, run, text)
     assert run.result(timeout=SOON).texts == ["a", "b"]
-    assert {one.status for one in run.state().steps if one.name.startswith("crew#1/")} == {"completed", "cancelled"}
+    assert {one.status for one in run.state().steps if one.name.startswith("squad#1/")} == {"completed", "cancelled"}
 
 
 # Redriven

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Final
 
 from orchestrator import agent
 from workers.review.models import Files, Finding, Findings, Severity, Unchecked
 from workers.review.tooling import load, message, result
 
+# The tests of bandit's plugins share state: two scans at once end some files with an error.
+_lock: Final = threading.Lock()
 _SEVERITIES: Final[dict[str, Severity]] = {"HIGH": "high", "MEDIUM": "medium", "LOW": "low"}
 
 
@@ -23,8 +26,9 @@ def bandit(files: Files) -> Findings:
     manager_module, config = load("bandit.core.manager", "bandit"), load("bandit.core.config", "bandit")
     manager = manager_module.BanditManager(config.BanditConfig(), "file", quiet=True)
     root = f"{files.root}/"
-    manager.discover_files([root + path for path in files.paths])
-    manager.run_tests()
+    with _lock:
+        manager.discover_files([root + path for path in files.paths])
+        manager.run_tests()
     found = [
         Finding(
             rule=issue.test_id,

@@ -195,8 +195,8 @@ two_steps = Pipeline(
     [Stage(work, undo=undo), Stage(finish, gate=Gate(not_rejected))],
 )
 
-crew = Hierarchy(
-    "crew",
+squad = Hierarchy(
+    "squad",
     boss=plan,
     synthesize=report,
     workers=[work, two_steps],
@@ -212,7 +212,7 @@ WORKERS: list[Any] = [
     limited,
     Pipeline("poor-steps", [degraded, finish]),
     two_steps,
-    crew,
+    squad,
 ]
 
 
