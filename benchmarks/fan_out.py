@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LIMIT: Final = 300.0
 SIZES: Final = (100, 1000, 5000)
+LEAST: Final = 2000  # members in all of a measurement: a small fan-out ends too soon to be measured alone
 SIDES: Final = (("plain", False), ("plain", True), ("ours", True), ("narrow", True))
 NAMES: Final = {
     ("plain", False): "plain",
@@ -30,7 +31,7 @@ NAMES: Final = {
 
 @dataclass(frozen=True)
 class Measured:
-    """Per member: CPU in ms, Redis commands, KiB that the server received and keeps as results; seconds in all."""
+    """Per member: CPU in ms, Redis commands, KiB that the server received and keeps as results; seconds of one."""
 
     workers: float
     server: float
@@ -47,7 +48,8 @@ class Measured:
 
 
 def measure(kind: str, *, events: bool, count: int) -> Measured:
-    """Run one side: a fresh server, one worker, one fan-out of `count` members."""
+    """Run one side: a fresh server, one worker, fan-outs of `count` members one after another."""
+    times = max(LEAST // count, 1)
     plain = kind == "plain"
     app, queues = (
         ("benchmarks.spread:plain", "spread-plain")
@@ -61,17 +63,18 @@ def measure(kind: str, *, events: bool, count: int) -> Measured:
         bench.start_worker(["-A", app, "worker", "-Q", queues, "-c", "2", *(["-E"] if events else [])])
         client: Redis = bench.server.client()
         client.config_resetstat()
-        found, spent = bench.produce("benchmarks.spread_producer", kind, count, limit=LIMIT)
+        found, spent = bench.produce("benchmarks.spread_producer", kind, count, times, limit=LIMIT)
         received = int(client.info("stats")["total_net_input_bytes"])
         results = sum(int(client.memory_usage(key) or 0) for key in client.scan_iter("celery-task-meta-*", count=1000))
+    members = count * times
     return Measured(
-        workers=spent.worker / count * 1000,
-        server=spent.server / count * 1000,
+        workers=spent.worker / members * 1000,
+        server=spent.server / members * 1000,
         producer=found["cpu"] / count * 1000,
         seconds=found["seconds"],
-        commands=spent.commands / count,
-        received=received / count / 1024,
-        kept=results / count / 1024,
+        commands=spent.commands / members,
+        received=received / members / 1024,
+        kept=results / members / 1024,
     )
 
 

@@ -13,8 +13,8 @@ TIMEOUT = 280
 
 
 def main() -> None:
-    """Run one small fan-out, then one of `count` members; print seconds and CPU as JSON."""
-    kind, count = sys.argv[1], int(sys.argv[2])
+    """Run one small fan-out, then `times` of `count` members; print the seconds and the CPU of one as JSON."""
+    kind, count, times = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     client = Client()
 
     def run(members: int) -> None:
@@ -30,8 +30,10 @@ def main() -> None:
     print(json.dumps({"ready": True}), flush=True)
     sys.stdin.readline()
     before, started = time.process_time(), time.perf_counter()
-    run(count)
-    print(json.dumps({"seconds": time.perf_counter() - started, "cpu": time.process_time() - before}), flush=True)
+    for _ in range(times):
+        run(count)
+    seconds, cpu = time.perf_counter() - started, time.process_time() - before
+    print(json.dumps({"seconds": seconds / times, "cpu": cpu / times}), flush=True)
 
 
 if __name__ == "__main__":

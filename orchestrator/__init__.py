@@ -6,8 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from orchestrator.agent import Agent, Context, agent
+from orchestrator.board.conditions import Condition, Count, Entry
+from orchestrator.board.rules import Arbiter, HighestConfidence, LastWriter, Merge, Reject
 from orchestrator.errors import (
     AgentFailed,
+    BoardError,
     InvalidInput,
     KeyConflict,
     OrchestratorError,
@@ -17,20 +20,27 @@ from orchestrator.errors import (
     RunFailed,
     RunNotFound,
     UnknownFlow,
+    WriteConflict,
 )
 from orchestrator.messages import Event, RunState, StepState
 from orchestrator.patterns import (
     Assignment,
+    Blackboard,
+    BoardResult,
     Decision,
     Gate,
     Hierarchy,
     Join,
+    Limits,
     Outcome,
     Pipeline,
     Plan,
+    Proposal,
     Results,
+    Source,
     Specialist,
     Stage,
+    Wake,
 )
 from orchestrator.resilience.breaker import Breaker
 from orchestrator.resilience.budget import Budget, Spend
@@ -40,32 +50,48 @@ from orchestrator.resilience.retry import Retry
 from orchestrator.settings import Settings, get_settings
 
 if TYPE_CHECKING:
+    from orchestrator.board.handle import Board, Item
     from orchestrator.client import Client, Run
 
 __all__ = [
     "Agent",
     "AgentFailed",
+    "Arbiter",
     "Assignment",
+    "Blackboard",
+    "Board",
+    "BoardError",
+    "BoardResult",
     "Breaker",
     "Budget",
     "Cached",
     "Client",
     "Concurrency",
+    "Condition",
     "Constant",
     "Context",
+    "Count",
     "Decision",
+    "Entry",
     "Event",
     "Gate",
     "Hierarchy",
+    "HighestConfidence",
     "InvalidInput",
+    "Item",
     "Join",
     "KeyConflict",
+    "LastWriter",
+    "Limits",
+    "Merge",
     "OrchestratorError",
     "Outcome",
     "PayloadTooLarge",
     "Pipeline",
     "Plan",
+    "Proposal",
     "RateLimit",
+    "Reject",
     "Results",
     "Retry",
     "RetryLater",
@@ -75,11 +101,14 @@ __all__ = [
     "RunNotFound",
     "RunState",
     "Settings",
+    "Source",
     "Specialist",
     "Spend",
     "Stage",
     "StepState",
     "UnknownFlow",
+    "Wake",
+    "WriteConflict",
     "agent",
     "get_settings",
 ]
@@ -89,4 +118,6 @@ def __getattr__(name: str) -> object:
     # A worker's module, or `celeriac --help`, does not pay for Celery and redis-py before it publishes anything.
     if name in {"Client", "Run"}:
         return getattr(import_module("orchestrator.client"), name)
+    if name in {"Board", "Item"}:
+        return getattr(import_module("orchestrator.board.handle"), name)
     raise AttributeError(name)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import importlib
 import inspect
-import math
 import re
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import (
     TYPE_CHECKING,
@@ -29,7 +27,6 @@ from typing import (
 
 from pydantic import PydanticUndefinedAnnotation, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
-from pydantic_core import PydanticSerializationError
 
 from orchestrator.errors import (
     AgentsNotFound,
@@ -37,24 +34,30 @@ from orchestrator.errors import (
     DuplicateName,
     InvalidAgent,
     InvalidInput,
+    InvalidPolicy,
     definition_site,
+    text_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Iterable, Iterator, Mapping
 
+    from orchestrator.board.handle import Board
     from orchestrator.resilience.budget import Guard
     from orchestrator.resilience.fallback import Rung
     from orchestrator.resilience.idle import IdleWatch
 
+from orchestrator.board.either import PLAIN_FUNCTION, at_once, in_a_coroutine
 from orchestrator.resilience.breaker import Breaker
 from orchestrator.resilience.budget import Spend
 from orchestrator.resilience.fallback import Cached, Constant
 from orchestrator.resilience.limit import Concurrency, RateLimit
+from orchestrator.resilience.options import is_number
 from orchestrator.resilience.retry import Retry
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Policy = TypeVar("Policy")
 
 Estimate = int | Spend | Callable[[Any], "int | Spend"]
 
@@ -62,7 +65,6 @@ NAME: Final = re.compile(r"[a-z][a-z0-9_.-]{0,99}")
 RESERVED: Final = frozenset({"orchestrator", "celery"})
 DEFAULT_TIMEOUT: Final = 300.0
 LONGEST_NAME: Final = 100
-PLAIN_FUNCTION: Final = "in a sync agent, once() takes a plain function: no event loop is there for a coroutine"
 
 
 class Journal(Protocol):
@@ -129,14 +131,14 @@ class Account:
         Add to it.
 
         Raises:
-            InvalidInput: an amount is no number, or below 0.
+            InvalidInput: an amount is no number, below 0, or too large to be added up.
         """
         try:
             more = Spend(tokens=tokens, cost=cost)
+            with self._lock:
+                self.total = self.total + more
         except DefinitionError as error:
             raise InvalidInput(str(error)) from None
-        with self._lock:
-            self.total = self.total + more
 
 
 class Flag:
@@ -168,7 +170,7 @@ class Context:
         attempt: 1 for the first; `revision`: 0 until the gate sent the step back.
         degraded: whether the agent stands in for the step's own, as its fallback.
         feedback: what the gate said, oldest first; `draft`: the output it said it of.
-        deadline: when the step and its run must be done, in seconds of `time.monotonic()` of this process.
+        deadline: when the step, its run and its fan-out must be done, in seconds of `time.monotonic()` of this process.
     """
 
     run_id: str
@@ -187,6 +189,20 @@ class Context:
     _account: Account = field(default_factory=Account, repr=False)
     _watch: IdleWatch | None = field(default=None, repr=False)
     _rung: int = field(default=0, repr=False)
+    _board: Board | None = field(default=None, repr=False)
+
+    @property
+    def board(self) -> Board:
+        """
+        The blackboard that the agent is a source of.
+
+        Raises:
+            InvalidInput: it is none's.
+        """
+        if self._board is None:
+            msg = f"step {self.step!r} of flow {self.flow!r} is no blackboard's: only its sources have ctx.board"
+            raise InvalidInput(msg)
+        return self._board
 
     @property
     def idempotency_key(self) -> str:
@@ -204,7 +220,7 @@ class Context:
         return self._cancelled.is_set()
 
     def remaining(self) -> float:
-        """Return the seconds left until the step's or the run's deadline, the nearer one; never below 0."""
+        """Return the seconds left until the step, its run or its fan-out must be done, the nearest; never below 0."""
         return max(0.0, self.deadline - time.monotonic())
 
     def heartbeat(self) -> None:
@@ -219,7 +235,7 @@ class Context:
         Limits and budgets are settled with it when the attempt ends; it is kept in the run's state.
 
         Raises:
-            InvalidInput: an amount is no number, or below 0.
+            InvalidInput: an amount is no number, below 0, or too large to be added up.
         """
         self._account.add(tokens=tokens, cost=cost)
         self.heartbeat()
@@ -249,7 +265,7 @@ class Context:
         call = functools.partial(
             self._journal.submit, flow, input, key=f"{self.idempotency_key}:{key or flow}", deadline=deadline
         )
-        return self._journal.call(call) if _in_a_coroutine() else call()
+        return self._journal.call(call) if in_a_coroutine() else call()
 
     @overload
     def once(self, name: str, make: Callable[[], Awaitable[R]], *, returns: type[R] | None = None) -> Awaitable[R]: ...
@@ -274,11 +290,11 @@ class Context:
             LeaseLost: the run has ended or the step is another execution's; nothing was recorded.
             PayloadTooLarge: the result is over the maximum.
         """
-        in_a_coroutine = _in_a_coroutine()
-        if not in_a_coroutine and inspect.iscoroutinefunction(make):
+        awaited = in_a_coroutine()
+        if not awaited and inspect.iscoroutinefunction(make):
             raise InvalidInput(PLAIN_FUNCTION)
         steps = self._once(name, make, TypeAdapter(Any if returns is None else returns), plain=returns is None)
-        return steps if in_a_coroutine else _at_once(steps)
+        return steps if awaited else at_once(steps)
 
     async def _once(self, name: str, make: Callable[[], Any], kind: TypeAdapter[Any], *, plain: bool) -> Any:  # noqa: ANN401
         if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
@@ -295,24 +311,6 @@ class Context:
                 raise InvalidInput(msg)
             recorded = await self._journal.call(self._journal.record, name, value)
         return from_json(kind, recorded)
-
-
-def _in_a_coroutine() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-def _at_once(steps: Coroutine[Any, Any, R]) -> R:
-    try:
-        steps.send(None)
-    except StopIteration as done:
-        made: R = done.value
-        return made
-    steps.close()
-    raise InvalidInput(PLAIN_FUNCTION)
 
 
 class Policies(TypedDict, total=False):
@@ -371,25 +369,23 @@ class Agent(Generic[P, R]):
         self.idle, self.deadline = policies.get("idle"), policies.get("deadline")
         self.retry, self.concurrency = policies.get("retry"), policies.get("concurrency")
         self.estimate = policies.get("estimate")
-        breaker, rate = policies.get("breaker", ()), policies.get("rate", ())
-        self.breakers = (breaker,) if isinstance(breaker, Breaker) else tuple(breaker)
-        self.rates = (rate,) if isinstance(rate, RateLimit) else tuple(rate)
-        self.fallback: tuple[Rung, ...] = tuple(
-            rung.name if isinstance(rung, Agent) else rung for rung in policies.get("fallback", ())
-        )
+        self.breakers: tuple[Breaker, ...] = self._several("breaker", policies.get("breaker", ()), Breaker)
+        self.rates: tuple[RateLimit, ...] = self._several("rate", policies.get("rate", ()), RateLimit)
+        self.fallback: tuple[Rung, ...] = self._rungs(policies.get("fallback", ()))
         if not inspect.isfunction(function):
             raise self._invalid(f"{function!r:.80} is no plain function: write `def` or `async def` below @agent")
         self.is_async = inspect.iscoroutinefunction(function)
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
         self.__module__ = function.__module__
-        if not NAME.fullmatch(name) or name in RESERVED:
+        named: object = name
+        if not isinstance(named, str) or not NAME.fullmatch(named) or name in RESERVED:
             raise self._invalid(
                 "a name is lower-case letters, digits, '.', '_' and '-', starts with a letter, has at most 100 "
                 f"characters and is none of {', '.join(sorted(RESERVED))}"
             )
-        if not 0 < self.timeout < math.inf:
-            raise self._invalid(f"timeout must be above 0 s and finite, not {self.timeout}")
+        if not (is_number(self.timeout) and self.timeout > 0):
+            raise self._invalid(f"timeout must be above 0 s and finite, not {self.timeout!r:.40}")
         hints = self._hints()
         parameters = list(inspect.signature(function).parameters.values())
         self.takes_context = bool(parameters) and hints.get(parameters[0].name) is Context
@@ -434,8 +430,12 @@ class Agent(Generic[P, R]):
         Raises:
             Exception: whatever a user's estimate raises, or an InvalidPolicy where it gives no amount.
         """
-        found = self.estimate(value) if callable(self.estimate) else self.estimate
-        return Spend(tokens=found) if isinstance(found, int) else found
+        found: object = self.estimate(value) if callable(self.estimate) else self.estimate
+        if found is None or isinstance(found, Spend):
+            return found
+        if isinstance(found, int) and not isinstance(found, bool):
+            return Spend(tokens=found)
+        raise InvalidPolicy("estimate", self.where, f"it gives a number of tokens or Spend(...), not {found!r:.40}")
 
     def constant(self, rung: Constant) -> bytes:
         """Return a fixed output as it is stored between steps."""
@@ -448,27 +448,47 @@ class Agent(Generic[P, R]):
 
     def _check_policies(self) -> None:
         for what, seconds in (("idle", self.idle), ("deadline", self.deadline)):
-            if seconds is not None and not 0 < seconds < math.inf:
-                raise self._invalid(f"{what} must be above 0 s and finite, not {seconds}")
+            if seconds is not None and not (is_number(seconds) and seconds > 0):
+                raise self._invalid(f"{what} must be above 0 s and finite, not {seconds!r:.40}")
         given: list[tuple[str, Iterable[object], type]] = [
-            ("retry", [self.retry], Retry),
+            ("retry", [] if self.retry is None else [self.retry], Retry),
             ("breaker", self.breakers, Breaker),
             ("rate", self.rates, RateLimit),
-            ("concurrency", [self.concurrency], Concurrency),
+            ("concurrency", [] if self.concurrency is None else [self.concurrency], Concurrency),
         ]
         for what, policies, kind in given:
-            strange = [policy for policy in policies if policy is not None and not isinstance(policy, kind)]
+            strange = [policy for policy in policies if not isinstance(policy, kind)]
             if strange:
                 raise self._invalid(f"{what} takes {kind.__name__}(...), not {strange[0]!r:.80}")
         # Counted twice, a failure would open a breaker too early, and a call use a limit up.
-        names = [(one.of, getattr(one, "per", None)) for policies in (self.breakers, self.rates) for one in policies]
-        if len(set(names)) < len(names):
+        states = [one.guard(self.name).key for policies in (self.breakers, self.rates) for one in policies]
+        if len(set(states)) < len(states):
             raise self._invalid("two breakers, or two rate limits with the same `per`, are of the same dependency")
         if isinstance(self.estimate, bool) or not (
             self.estimate is None or isinstance(self.estimate, int | Spend) or callable(self.estimate)
         ):
             raise self._invalid("estimate is a number of tokens, Spend(...), or a function of the input that gives one")
+        self._check_estimate()
         self._check_fallbacks()
+
+    def _check_estimate(self) -> None:
+        if inspect.iscoroutinefunction(self.estimate):
+            raise self._invalid("estimate is a plain function: nobody awaits what `async def` gives")
+        if callable(self.estimate):
+            if not _takes_one(self.estimate):
+                raise self._invalid("estimate is a function that takes the agent's input, and nothing else")
+            return
+        try:
+            expected = self.expects(None)
+        except InvalidPolicy as error:
+            raise self._invalid(f"estimate: {error.args[2]}") from None
+        if expected is None:
+            return
+        tokens = expected.tokens
+        for rate in self.rates:
+            if rate.tokens is not None and tokens > rate.tokens:
+                why = f"its estimate is {tokens} tokens, and its rate limit never lets more than {rate.tokens} through"
+                raise self._invalid(f"{why}: no attempt could begin")
 
     def _check_fallbacks(self) -> None:
         if sum(isinstance(rung, Cached) for rung in self.fallback) > 1:
@@ -479,10 +499,24 @@ class Agent(Generic[P, R]):
             if isinstance(rung, Constant):
                 try:
                     self.constant(rung)
-                except (ValidationError, PydanticSerializationError) as error:
-                    raise self._invalid(f"{rung!r:.80} is not what it gives: {str(error).splitlines()[0]}") from None
+                except Exception as error:  # noqa: BLE001  a validator of the user's may raise anything
+                    why = str(error) if isinstance(error, ValidationError) else text_of(error)
+                    raise self._invalid(f"{rung!r:.80} is not what it gives: {why.splitlines()[0]}") from None
             elif not isinstance(rung, str | Cached):
                 raise self._invalid(f"a fallback is an agent, its name, Cached(...) or Constant(...), not {rung!r:.80}")
+
+    def _several(self, what: str, given: object, kind: type[Policy]) -> tuple[Policy, ...]:
+        """Return policies of which there may be one, or some in a sequence; their kind is checked with the others."""
+        if isinstance(given, kind):
+            return (given,)
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise self._invalid(f"{what} takes {kind.__name__}(...), or a list of them, not {given!r:.80}")
+        return tuple(given)
+
+    def _rungs(self, given: object) -> tuple[Rung, ...]:
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise self._invalid(f"fallback takes a list of rungs, such as [{given!r:.80}], not {given!r:.80}")
+        return tuple(rung.name if isinstance(rung, Agent) else rung for rung in given)
 
     def _invalid(self, why: str) -> InvalidAgent:
         return InvalidAgent(self.name, self.where, why)
@@ -500,6 +534,16 @@ class Agent(Generic[P, R]):
             return TypeAdapter(kind)
         except (PydanticUserError, PydanticUndefinedAnnotation) as error:
             raise self._invalid(f"pydantic cannot handle {kind!r}: {str(error).splitlines()[0]}") from None
+
+
+def _takes_one(function: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:
+        pass  # built in, and Python cannot tell
+    return True
 
 
 def _where(function: object) -> str:

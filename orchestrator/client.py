@@ -7,7 +7,8 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from kombu.exceptions import OperationalError
@@ -16,6 +17,8 @@ from pydantic_core import PydanticSerializationError
 from redis.exceptions import RedisError
 
 from orchestrator.agent import agents, from_json, load_agents, to_json
+from orchestrator.board.handle import Board
+from orchestrator.board.post import RedisPost
 from orchestrator.broker import producer_app
 from orchestrator.errors import (
     InvalidInput,
@@ -28,14 +31,20 @@ from orchestrator.errors import (
     WrongState,
 )
 from orchestrator.messages import Choice, DeadLetter, Priority, RunBudget, RunStatus
+from orchestrator.patterns.blackboard import Blackboard
 from orchestrator.patterns.canvas import publish_many
-from orchestrator.patterns.flow import flows
+from orchestrator.patterns.flow import flows, planner_of
 from orchestrator.resilience.budget import Budget
 from orchestrator.settings import get_settings
 from orchestrator.state import keys
+from orchestrator.state.boards import Author, Boards
 from orchestrator.state.connection import connect
+from orchestrator.state.fold_board import boards_of, fold_board
 from orchestrator.state.guards import Guards
 from orchestrator.state.keys import is_run_id
+from orchestrator.state.letters import dead_letter, goes_on_at, was_undone
+from orchestrator.state.listing import Lists, UnreadableRun
+from orchestrator.state.locks import LockKeeper
 from orchestrator.state.runs import RunStore, Submission
 from orchestrator.state.text import readable
 
@@ -45,10 +54,10 @@ if TYPE_CHECKING:
     from celery import Celery
     from redis import Redis
 
-    from orchestrator.messages import Event, RunState
+    from orchestrator.messages import BoardState, Event, RunState
     from orchestrator.patterns.flow import Flow
     from orchestrator.settings import Settings
-    from orchestrator.state.runs import Change
+    from orchestrator.state.runs import Change, Submitted
 
 logger = logging.getLogger(__name__)
 
@@ -94,32 +103,32 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(found[:MAX_NAMES]) + more
 
 
-def _dead_letter(state: RunState, events: Sequence[Event]) -> DeadLetter:
-    failure = state.failure
-    assert failure is not None  # the caller's  # noqa: S101
-    failed = state.step(failure.step) if failure.step else None
-    errors = [
-        f"{event.type}: {event.data.get('why') or event.data.get('reason') or event.data.get('worker')}"
-        for event in events
-        if event.data.get("step") == failure.step
-        and event.type in {"StepDelayed", "StepLost", "StepFellBack", "StepFailed"}
-    ]
-    end = next(event for event in reversed(events) if event.ends_run)
-    return DeadLetter(
-        run_id=state.id,
-        flow=state.flow,
-        tenant=state.tenant,
-        kind=failure.kind,
-        step=failure.step,
-        agent=failed.agent if failed else None,
-        reason=state.reason or "",
-        attempts=failed.begins if failed else 0,
-        errors=tuple(errors),
-        event_id=end.id,
-        at_ms=end.at_ms,
-        expires_ms=end.at_ms + (state.dead_ms or state.retention_ms),
-        tokens=state.tokens,
-        cost=state.cost,
+def _check_submitted(submission: Submission, submitted: Submitted) -> None:
+    """Raise what a refused submission is refused with."""
+    if submitted.what == "no parent":
+        raise RunNotFound(submitted.run_id)
+    if submitted.what == "closed":
+        raise WrongState(submitted.run_id, "it has ended, or is about to: it can have no more children")
+    if submitted.what == "conflict":
+        raise KeyConflict(submission.key or "", submitted.run_id)
+
+
+def _is_for_another(state: RunState, where: str) -> bool:
+    """Tell whether an input without a step is for another than the one where the run goes on: for what failed."""
+    failed = state.failure.step if state.failure else None
+    step = state.step(where)
+    return failed != where if failed else step is not None and step.status == "completed"
+
+
+def _elsewhere(state: RunState, where: str) -> str:
+    """Return why an input or an agent without a step is refused."""
+    failed = state.failure.step if state.failure else None
+    at = f"it failed at step {failed!r} and" if failed else "it"
+    step = state.step(where)
+    why = "was undone" if step is not None and was_undone(state, step) else "is not done"
+    return (
+        f"{at} goes on at {where!r}, which {why}: name the step that another input or agent is for, --step {where}; "
+        f"without them all from {where!r} on is done again"
     )
 
 
@@ -165,12 +174,13 @@ class Run:
 
         Raises:
             RunNotFound: there is no such run, or its retention has passed.
+            RunUnreadable: another version wrote it, or it is broken.
         """
         return self._store.load(self.id)
 
     def status(self) -> RunStatus:
-        """Return the run's status."""
-        return self.state().status
+        """Return the run's status, also of one that cannot be read otherwise."""
+        return self._store.status(self.id)
 
     def events(self) -> list[Event]:
         """Return the run's log, oldest first."""
@@ -253,6 +263,67 @@ class Run:
         found = self._store.value(self.id, name)
         return None if found is None else json.loads(found)
 
+    def board(self, step: str | None = None, *, by: str = "client") -> Board:
+        """
+        Return a blackboard of the run, to be read and written from outside; what is written wakes sources, too.
+
+        Args:
+            step: its step; unless given, that of the run's only one.
+            by: who writes.
+
+        Raises:
+            RunNotFound: there is no such run.
+            UnknownFlow: the flow, which has the entries' types, is not known here.
+            InvalidInput: the run has no such board, or several.
+        """
+        check_text("by, who writes,", by)
+        state = self.state()
+        named = [each.name for each in state.steps if each.rules is not None]
+        if step is None and len(named) != 1:
+            msg = f"run {self.id} has {f'blackboards {_listed(named)}: name one' if named else 'no blackboard'}"
+            raise InvalidInput(msg)
+        name = step or named[0]
+        found = self._client.blackboard(state.flow, name) if name in named else None
+        if found is None:
+            msg = f"run {self.id} has no blackboard {name!r}; it has: {_listed(named) or 'none'}"
+            raise InvalidInput(msg)
+        author = Author(name=by, writer=f"{by} {token_hex(8)}")
+        carry_on = partial(self._client.carry_on, self.id)
+        return Board(
+            found, RedisPost(self._client.boards, self._client.locks, self.id, name, author, carry_on=carry_on)
+        )
+
+    def board_at(self, step: str | None = None, *, event: int | None = None) -> BoardState:
+        """
+        Return what stands on a blackboard of the run, now or after one of its events.
+
+        Args:
+            step: its step; unless given, that of the run's first one.
+            event: the number of an event in the log, 1 for the first; the last unless given.
+
+        Raises:
+            RunNotFound: there is no such run.
+            InvalidInput: there is no such event, or no such board was open by then.
+        """
+        events = self.events()
+        named = boards_of(events)
+        if event is not None and not 1 <= event <= len(events):
+            msg = f"run {self.id} has events 1 to {len(events)}, not {event}"
+            raise InvalidInput(msg)
+        name = step or next(iter(named), "")
+        found = fold_board(name, events if event is None else events[:event])
+        if found is None:
+            when = "" if event is None else f" by event {event}"
+            msg = (
+                f"run {self.id}: no blackboard {name!r} was open{when}" if name else f"run {self.id} has no blackboard"
+            )
+            raise InvalidInput(msg)
+        return found
+
+    def descendants(self, limit: int = 10_000) -> list[RunState]:
+        """Return the runs that this one's steps have submitted, and those that theirs have, at most `limit`."""
+        return self._store.descendants(self.id, limit)
+
     def cancel(self, reason: str = "", *, by: str = "") -> None:
         """
         Cancel the run and its children: queued, delayed and waiting steps end at once, and none begins any more.
@@ -313,18 +384,22 @@ class Run:
         Args:
             step: from which on; unless given, the first that is not done, or was undone.
             input: another input for that step, JSON data; unless given, the one it had.
-            agent: who is to take the step in place of its own.
+            agent: who is to take the step in place of its own. Where the run goes on at another step than it failed at,
+                neither of the two goes without `step`.
             deadline: seconds the run may take from now; the setting `run_deadline` unless given.
             by: who asks.
 
         Raises:
             RunNotFound: there is no such run.
-            WrongState: it has not failed, there is no such step, or the step has no input.
+            WrongState: it has not failed, there is no such step, the step has no input, or one before it was undone.
             InvalidInput: the agent is not known, or the input does not fit it.
         """
         state = self.state()
-        found = step or next((one.name for one in state.steps if one.status != "completed" or one.undone), "")
+        found = step or goes_on_at(state) or ""
         seconds = self._client.check_deadline(deadline)
+        changed = input is not UNSET or agent is not None
+        if changed and found and not step and state.status == "failed" and _is_for_another(state, found):
+            raise WrongState(self.id, _elsewhere(state, found))
         value = self._redriven_input(state, found, input, agent)
         change = self._store.redrive(self.id, step=step or "", value=value, agent=agent or "", deadline=seconds, by=by)
         what, where = change.what, change.step
@@ -335,6 +410,9 @@ class Run:
                 "not failed": f"it has not failed, it is {state.status}",
                 "no step": f"it has no step {where!r}",
                 "orphan": f"it is a child of run {where}, which has ended: redrive that one",
+                "elsewhere": _elsewhere(state, where),
+                "undone": f"what was done at step {where!r}, before {step!r}, was undone and is done again first: "
+                f"redrive it without a step, or with --step {where}",
                 "member": f"step {step!r} belongs to a fan-out, whose assignments that failed run again with {where!r}",
                 "no input": f"step {where!r} has no input: what comes before it is not done; start there or give one",
             }[what]
@@ -368,9 +446,10 @@ class Run:
             RunNotFound: there is no such run.
             WrongState: it is no dead letter.
         """
-        state = self.state()
+        # Nothing else of it is read: one that no version at hand can read can be given up all the same.
+        status = self.status()
         if self._store.drop(self.id, by=by) == "closed":
-            raise WrongState(self.id, f"it is no dead letter, it is {state.status}")
+            raise WrongState(self.id, f"it is no dead letter, it is {status}")
 
     def dead_letter(self) -> DeadLetter:
         """
@@ -383,7 +462,7 @@ class Run:
         state = self.state()
         if state.failure is None:
             raise WrongState(self.id, f"it is no dead letter, it is {state.status}")
-        return _dead_letter(state, self.events())
+        return dead_letter(state, self.events())
 
     def _decide(self, choice: Choice, step: str | None, by: str, note: str) -> None:
         check_text("by, who decides,", by)
@@ -439,6 +518,7 @@ class Client:
         tags: Mapping[str, str] | None = None,
         budget: Budget | None = None,
         parent: str | None = None,
+        parent_step: str | None = None,
     ) -> Run:
         """
         Create a run and enqueue its first step.
@@ -453,13 +533,15 @@ class Client:
             tags: free text by name, at most 32.
             budget: tokens and money that the run and its children may use.
             parent: the run it is a child of: it ends with that one, has at most its time, and draws on its budgets.
+            parent_step: that one's step that asks: where the parent goes on without the step, this run is cancelled.
 
         Raises:
             UnknownFlow: no flow has this name.
             InvalidInput: the input or an option does not fit; nothing was enqueued.
             PayloadTooLarge: with the size and the limit.
             KeyConflict: the key was used with another input.
-            WrongState: the parent has ended; nothing was enqueued.
+            RunNotFound: there is no such parent; nothing was enqueued.
+            WrongState: the parent has ended, or is about to; nothing was enqueued.
 
         A broker that cannot be reached is no error but a warning in the log: the run is stored, and a worker publishes
         it when the broker is back.
@@ -474,6 +556,7 @@ class Client:
             tags=tags,
             budget=budget,
             parent=parent,
+            parent_step=parent_step,
         )[0]
 
     def submit_many(
@@ -488,6 +571,7 @@ class Client:
         tags: Mapping[str, str] | None = None,
         budget: Budget | None = None,
         parent: str | None = None,
+        parent_step: str | None = None,
     ) -> list[Run]:
         """
         Create one run for each input, with few round trips; arguments and errors as of `submit`.
@@ -513,6 +597,7 @@ class Client:
                 value=self._encode(found, value),
                 key=keys[number] if keys is not None else None,
                 parent=parent,
+                parent_step=parent_step,
                 **options,
             )
             for number, value in enumerate(inputs)
@@ -523,13 +608,9 @@ class Client:
         for start in range(0, len(submissions), BATCH):
             batch = submissions[start : start + BATCH]
             submitted = self.store.submit(batch)
-            first = [step.name for step in found.plan()[:1]]
-            self._publish([(one.run_id, first) for one in submitted if one.what == "created"])
+            self._publish([(one.run_id, one.ready) for one in submitted if one.what == "created"])
             for submission, one in zip(batch, submitted, strict=True):
-                if one.what == "closed":
-                    raise WrongState(one.run_id, "it has ended, or is about to: it can have no more children")
-                if one.what == "conflict":
-                    raise KeyConflict(submission.key or "", one.run_id)
+                _check_submitted(submission, one)
                 runs.append(Run(self, one.run_id))
         return runs
 
@@ -593,19 +674,16 @@ class Client:
         tag: tuple[str, str] | None = None,
         limit: int = 50,
     ) -> list[RunState]:
-        """Return the newest runs that fit, newest first, at most `limit`."""
+        """
+        Return the newest runs that fit, newest first, at most `limit`.
+
+        Of fan-outs the members are not read, which may be thousands: `steps` are those of the flow itself, and
+        `degraded`, `tokens` and `cost` count these alone; `get(run_id).state()` has all. Runs that cannot be read are
+        left out: see `celeriac runs list`.
+        """
         statuses = [status] if status else list(get_args(RunStatus))
-        filtered = flow is not None or tenant is not None or tag is not None
-        # The indexes know statuses alone; other wishes are filtered here, over a bounded number of runs.
-        ids = self.store.newest(statuses, limit * 20 if filtered else limit)
-        states = self.store.load_many(ids)
-        return [
-            state
-            for state in states
-            if (flow is None or state.flow == flow)
-            and (tenant is None or state.tenant == tenant)
-            and (tag is None or state.tags.get(tag[0]) == tag[1])
-        ][:limit]
+        found = self.lists.runs(statuses, flow=flow, tenant=tenant, tag=tag, limit=limit)
+        return [state for state in found if not isinstance(state, UnreadableRun)]
 
     def carry_on(self, run_id: str, change: Change) -> None:
         """Publish what became ready by a decision, a cancel or a redrive, if anything did."""
@@ -613,19 +691,38 @@ class Client:
             self._publish([(run_id, change.to_publish)])
 
     def dead_letters(self, *, limit: int = 100, flow: str | None = None, agent: str | None = None) -> list[DeadLetter]:
-        """Return the newest runs that failed for good and fit, newest first, at most `limit`."""
-        filtered = flow is not None or agent is not None
-        states = self.store.load_many(self.store.dead(limit * 20 if filtered else limit))
-        found: list[DeadLetter] = []
-        for state in states:
-            if len(found) == limit:
-                break
-            if state.failure is None or (flow is not None and state.flow != flow):
-                continue
-            letter = _dead_letter(state, self.store.events(state.id))
-            if agent is None or letter.agent == agent:
-                found.append(letter)
-        return found
+        """
+        Return the newest runs that failed for good and fit, newest first, at most `limit`.
+
+        Those that cannot be read are left out: see `celeriac dead list`.
+        """
+        found = self.lists.dead(flow=flow, agent=agent, limit=limit)
+        return [letter for letter in found if not isinstance(letter, UnreadableRun)]
+
+    @cached_property
+    def lists(self) -> Lists:
+        """Lists of runs, with those that cannot be read."""
+        return Lists(self.store)
+
+    @cached_property
+    def boards(self) -> Boards:
+        """The blackboards of the runs."""
+        return Boards(self.store)
+
+    @cached_property
+    def locks(self) -> LockKeeper:
+        """What this process holds of locks on blackboards."""
+        return LockKeeper(lambda: connect(self.settings))
+
+    def blackboard(self, flow: str, step: str) -> Blackboard | None:
+        """
+        Return the blackboard that a step of a flow is; None: it is none.
+
+        Raises:
+            UnknownFlow: no flow has this name.
+        """
+        found = planner_of(self._flow(flow).name, step)
+        return found if isinstance(found, Blackboard) else None
 
     @cached_property
     def guards(self) -> Guards:

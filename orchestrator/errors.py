@@ -14,10 +14,18 @@ OrchestratorError
 ├── InvalidInput             what was handed in is refused before anything is enqueued
 │   ├── UnknownFlow
 │   ├── PayloadTooLarge
+│   ├── TooManySteps         a plan gives a run more steps than one may have
 │   └── KeyConflict          the idempotency key was used with another input
 ├── StateError
 │   ├── LeaseLost            the step is another execution's, or its run has ended
 │   ├── RunNotFound
+│   ├── RunUnreadable        the run is another version's, or broken
+│   ├── BoardError           a blackboard does not take what was to be done
+│   │   ├── WriteConflict    what stands there is not what the write rests on; with what does
+│   │   ├── BoardFull        it would be more than its limits allow
+│   │   ├── BoardClosed      the board is not open yet, or has ended
+│   │   ├── LockTimeout      an entry was not free in time
+│   │   └── LockLost         a lock is held no more
 │   └── WrongState           the run is not in a state that allows the call
 ├── RunFailed                the run ended without a result
 ├── RunCancelled
@@ -34,7 +42,10 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 PACKAGE: Final = __name__.split(".", maxsplit=1)[0]
 
@@ -184,6 +195,20 @@ class PayloadTooLarge(InvalidInput):
         )
 
 
+class TooManySteps(InvalidInput):
+    """A plan gives a run more steps than one may have. `TooManySteps(has, more, most)`."""
+
+    def __init__(self, has: int, more: int, most: int) -> None:
+        super().__init__(has, more, most)
+
+    def __str__(self) -> str:
+        has, more, most = self.args
+        return (
+            f"the plan has {more:,} steps, the run has {has:,} already, and a run has at most {most:,}; "
+            "give out less at a time, or submit runs of their own"
+        )
+
+
 class KeyConflict(InvalidInput):
     """The idempotency key belongs to a run with another flow or input. `KeyConflict(key, run_id)`."""
 
@@ -211,11 +236,97 @@ class RunNotFound(StateError):
         )
 
 
+class RunUnreadable(StateError):
+    """The run cannot be read: another version wrote it, or it is broken. `RunUnreadable(run_id, why)`."""
+
+    def __init__(self, run_id: str, why: str) -> None:
+        super().__init__(run_id, why)
+
+    def __str__(self) -> str:
+        run_id, why = self.args
+        return (
+            f"run {run_id} cannot be read, as another version wrote it or it is broken: {why}; install the version of "
+            f"its workers, or give it up with `celeriac runs cancel {run_id}` or `celeriac dead drop {run_id}`"
+        )
+
+
 class LeaseLost(StateError):
     """A step is another execution's, or its run has ended: nothing more is written. `LeaseLost(run_id, step)`."""
 
     def __str__(self) -> str:
         return f"step {self.args[1]!r} of run {self.args[0]} is another execution's now, or the run has ended: stop"
+
+
+class BoardError(StateError):
+    """Base of what a blackboard refuses; nothing was written."""
+
+
+class WriteConflict(BoardError):
+    """
+    An entry is not as the write rests on. `WriteConflict(board, told)`.
+
+    Attributes:
+        why: by entry: conflict: it has changed since it was read; weaker: it is held with no less confidence; locked:
+            by another; kind: what stands there cannot be added to.
+        current: by entry, what stands there: an `Item`, or None. Neither of the two survives a pickle.
+    """
+
+    def __init__(
+        self, board: str, told: str, why: Mapping[str, str] | None = None, current: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(board, told)
+        self.why, self.current = dict(why or {}), dict(current or {})
+
+    @classmethod
+    def of(cls, board: str, why: Mapping[str, str], current: Mapping[str, Any]) -> WriteConflict:
+        """Return the error of entries that were refused, with its words."""
+        return cls(board, "; ".join(f"{name}: {_REFUSED[reason]}" for name, reason in why.items()), why, current)
+
+    def __str__(self) -> str:
+        return f"board {self.args[0]}: {self.args[1]}; read again and decide anew"
+
+
+_REFUSED: Final = {
+    "conflict": "it has changed since it was read",
+    "weaker": "it is held with no less confidence",
+    "locked": "another has locked it",
+    "kind": "what stands there cannot be added to",
+}
+
+
+class BoardFull(BoardError):
+    """A write would go over a limit. `BoardFull(board, what)`: `entries`, `bytes` in all, or an entry's name."""
+
+    def __str__(self) -> str:
+        board, what = self.args
+        told = {
+            "entries": "it has as many entries as its limits allow",
+            "bytes": "its entries have too many bytes in all",
+        }
+        why = told.get(what, f"entry {what!r} would have more bytes than its limits allow")
+        return f"board {board}: {why}; write less, or declare larger limits"
+
+
+class BoardClosed(BoardError):
+    """The board has ended, or is not open yet. `BoardClosed(board, why)`."""
+
+    def __str__(self) -> str:
+        return f"board {self.args[0]}: {self.args[1]}"
+
+
+class LockTimeout(BoardError):
+    """Entries were not free in time. `LockTimeout(board, entries, seconds)`."""
+
+    def __str__(self) -> str:
+        board, entries, seconds = self.args
+        return f"board {board}: {entries} not free within {seconds:g} s, as others hold or wait for it"
+
+
+class LockLost(BoardError):
+    """A lock is held no more: its time passed before it was renewed. `LockLost(entry)`."""
+
+    def __str__(self) -> str:
+        return f"the lock of entry {self.args[0]!r} is lost: nothing was written; read again and decide anew"
 
 
 class WrongState(StateError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
@@ -24,9 +24,15 @@ Choice = Literal["approve", "reject", "fallback"]
 MemberOutcome = Literal["ok", "degraded", "failed", "late"]
 Otherwise = Literal["fail", "degrade"]
 JoinVerdict = Literal["met", "accepted", "missed", "overdue"]
+BoardStatus = Literal["open", "closing", "ended"]
+BoardOutcome = Literal["goal", "quiet", "limit", "failed"]
 
 TURN: Final = "waits for its turn"
 """How `why` begins of a step that goes on when its turn comes, whatever its timer says."""
+MAX_STEPS: Final = 15_000
+"""Of a run, with all that its plans add: its scripts go through them in one go, which takes up to half a second."""
+MAX_LOCK: Final = 3600.0
+"""Seconds for which entries of a board may be locked, or waited for."""
 FINISHED: Final = frozenset({"completed", "failed", "cancelled"})
 ENDS: Final = frozenset({"RunCompleted", "RunFailed", "RunCancelled"})
 EVENT_VERSION: Final = 1
@@ -43,6 +49,60 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Condition = list[Any]
+"""A condition on a board as the scripts take it: see patterns/conditions.py."""
+
+
+class SourceRules(Frozen):
+    """
+    When a blackboard's source is woken, and what it does then.
+
+    Attributes:
+        name: unique on the board.
+        watch: patterns of entries; `task` is the opening.
+        when: what must hold beside that; None: nothing.
+        priority: higher ones are woken first.
+        own: whether what it writes itself wakes it.
+        steps: of a wake, named from its root: of a single agent the one, without a name.
+    """
+
+    name: str
+    watch: tuple[str, ...]
+    when: Condition | None = None
+    priority: int
+    own: bool
+    steps: tuple[PlanStep, ...]
+
+
+class BoardRules(Frozen):
+    """
+    How a blackboard goes on and ends; what is fixed when the run is submitted.
+
+    Attributes:
+        sources: in the order in which they are declared.
+        goal: what ends it; None: it ends when nothing is left to be looked at.
+        asked: entries, or patterns of them, that the goal or a source's condition asks for.
+        otherwise: what follows where the goal is not reached, or a source fails for good.
+        width: sources at work at a time.
+        max_wakes, max_writes, within_ms: limits that end it.
+        max_entries, max_bytes, max_total: limits that a write is refused at: of entries, of bytes in one and in all.
+        max_steps: that the run may have.
+    """
+
+    sources: tuple[SourceRules, ...]
+    goal: Condition | None = None
+    asked: tuple[str, ...] = ()
+    otherwise: Otherwise
+    width: int
+    max_wakes: int
+    max_writes: int
+    within_ms: int | None = None
+    max_entries: int
+    max_bytes: int
+    max_total: int
+    max_steps: int
+
+
 class PlanStep(Frozen):
     """
     One step of a compiled flow; what is fixed when the run is submitted.
@@ -57,10 +117,12 @@ class PlanStep(Frozen):
         within_ms: the time it has from when it is first ready until it is done.
         delegates: whether it may give work out; `joins`: whether it is where a fan-out's members come together.
         fan: of a step within a fan-out: the step where its members come together.
-        member: of such a step: the first step of its member; of a member that is one agent, the step itself.
+        member: of such a step, and of a source's: the first step of its member or wake; of a single agent, the step.
         after: of a member's first step: that of the next member.
         specialist, label, weight, round: of a member's first step: whose assignment it is, what it is about, how much
             it counts, in thousandths, and in which round it was given.
+        rules: of a blackboard: how it goes on. No agent takes that step: its sources' steps are its work.
+        board: of a step of a source: its blackboard's; `source`: of the first one of a wake: which source it is.
     """
 
     name: str
@@ -79,6 +141,9 @@ class PlanStep(Frozen):
     label: str = ""
     weight: int = 1000
     round: int = 0
+    rules: BoardRules | None = None
+    board: str | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,12 +184,17 @@ class Terms:
 
 
 class Waiting(Frozen):
-    """What a step waits for a person to decide, until when, and what happens then."""
+    """
+    What a step waits for a person to decide, until when, and what happens then.
+
+    `accepted`: whether no other member of its fan-out is needed once its output is approved.
+    """
 
     question: str = ""
     until_ms: int
     default: Choice
     fallback: str | None = None
+    accepted: bool = False
 
 
 class Decided(Frozen):
@@ -134,6 +204,13 @@ class Decided(Frozen):
     by: str
     note: str = ""
     at_ms: int
+
+
+class Doing(Frozen):
+    """What a step gave, in one of its revisions: `output` is the value's name."""
+
+    output: str
+    revision: int
 
 
 class StepState(PlanStep):
@@ -154,8 +231,10 @@ class StepState(PlanStep):
         rung: how many of its agent's fallbacks have been used up.
         tokens, cost: used by all its attempts, as the agent says.
         undoes: the step that this one undoes; `undone`: whether this one has been undone.
-        outcome: of a member's first step: how the member ended, with `answer`, the name of the value it gave, or with
-            `fault`, why it gave none.
+        earlier: what it had done when a later gate sent it back, as far as that is to be undone and is not.
+        outcome: of a member's first step: how the member ended, with `answer`, the name of the value it gave, and
+            `fault`, why it gave none or a lesser one; `accepted`: whether the join's `accept` took it.
+        changed: of the first step of a source's wake: what it has to look at.
     """
 
     status: StepStatus = "pending"
@@ -188,11 +267,19 @@ class StepState(PlanStep):
     instead_of: str | None = None
     undoes: str | None = None
     undone: bool = False
+    earlier: tuple[Doing, ...] = ()
     outcome: MemberOutcome | None = None
     answer: str | None = None
     fault: str | None = None
+    accepted: bool = False
+    changed: Annotated[tuple[str, ...], BeforeValidator(_empty_table_is_a_list)] = ()
     waiting: Waiting | None = None
     decision: Decided | None = None
+
+    @property
+    def known_as(self) -> str:
+        """The name that services outside know it by: the same for all that undo the same step, by their revisions."""
+        return f"{self.undoes}~undo" if self.undoes else self.name
 
 
 class FanOut(Frozen):
@@ -210,7 +297,7 @@ class FanOut(Frozen):
         first, tail: the first and the last member of all rounds; `head`: the next that is to be opened.
         task: the name of the value that the boss took.
         within_ms, until_ms: the time that this round has.
-        verdict: how it was decided, once it is; `why`: in words.
+        verdict: how it was decided, once it is; `why`: in words; `fault`: the first member that failed, and why.
         degraded: whether in any round a member failed, or what it takes did not come.
     """
 
@@ -237,7 +324,60 @@ class FanOut(Frozen):
     until_ms: int | None = None
     verdict: JoinVerdict | None = None
     why: str | None = None
+    fault: str | None = None
     degraded: bool = False
+
+
+class BoardEntry(Frozen):
+    """
+    An entry of a blackboard as it stands.
+
+    Attributes:
+        value: JSON data.
+        version: 1 for the first, one more with each write; `seq`: the board's write that it was last changed by.
+        author: the source, or who; `step`: the step; `at_ms`: when.
+        confidence: of who wrote it, 0 to 1, where it was given.
+    """
+
+    value: JsonValue
+    version: int
+    seq: int
+    author: str
+    step: str | None = None
+    at_ms: int
+    confidence: float | None = None
+
+
+class SourceState(Frozen):
+    """
+    A source's projection.
+
+    Attributes:
+        wakes: so far; `changed`: entries that it has not looked at yet.
+    """
+
+    wakes: int = 0
+    changed: tuple[str, ...] = ()
+
+
+class BoardState(Frozen):
+    """
+    A blackboard's projection.
+
+    Attributes:
+        status: closing: the goal is reached, by a step that has not ended.
+        writes: so far; `wakes`: of all sources.
+        outcome, why: how it ended.
+    """
+
+    step: str
+    status: BoardStatus = "open"
+    writes: int = 0
+    wakes: int = 0
+    outcome: BoardOutcome | None = None
+    why: str = ""
+    entries: dict[str, BoardEntry] = Field(default_factory=dict)
+    sources: dict[str, SourceState] = Field(default_factory=dict)
 
 
 class RunBudget(Frozen):
@@ -278,7 +418,7 @@ class RunState(Frozen):
     A run's projection. `steps` are in the flow's order; those that undo others come last.
 
     Attributes:
-        parent: the run whose step submitted this one.
+        parent: the run whose step, `parent_step`, submitted this one.
         budget: its own; `budgets`: those it draws on, its own and those of the runs it is a child of.
         partial: whether `output` is only what an earlier step gave, of another type than the flow's.
         ending: what follows when everything is undone; `failure`: what makes it a dead letter.
@@ -298,6 +438,7 @@ class RunState(Frozen):
     retention_ms: int
     dead_ms: int = 0
     parent: str | None = None
+    parent_step: str | None = None
     budget: RunBudget | None = None
     budgets: Annotated[tuple[RunBudget, ...], BeforeValidator(_empty_table_is_a_list)] = ()
     partial: bool = False
@@ -347,13 +488,15 @@ class RunState(Frozen):
         plain: dict[str, object] = {key: value for key, value in fields.items() if not key.startswith(_OWN_FIELDS)}
         for key in _JSON_FIELDS & plain.keys():
             plain[key] = json.loads(fields[key])
-        order = plain.pop("order")
-        steps = [json.loads(fields[f"step:{name}"]) | {"name": name} for name in cast("list[str]", order) or ()]
+        order = [*cast("list[str]", plain.pop("order"))]
+        for number in range(1, int(fields.get("orders", 0)) + 1):
+            order += json.loads(fields[f"order:{number}"])
+        steps = [json.loads(fields[f"step:{name}"]) | {"name": name} for name in order]
         fans = {key[4:]: json.loads(text) for key, text in fields.items() if key.startswith("fan:")}
         return cls.model_validate({"id": run_id, **plain, "steps": steps, "fans": fans})
 
 
-_OWN_FIELDS: Final = ("step:", "fan:", "record")
+_OWN_FIELDS: Final = ("step:", "fan:", "order:", "orders", "boards", "size", "record", "orphan")
 _JSON_FIELDS: Final = frozenset({"order", "tags", "budget", "budgets", "ending", "failure"})
 
 
@@ -368,6 +511,9 @@ class DeadLetter(Frozen):
         attempts: begins of that step; `errors`: what they ended with, oldest first.
         event_id: its end in the log.
         at_ms: when; `expires_ms`: until when it is kept.
+        goes_on_at: the step where a redrive goes on that names none: another than `step` where what comes before that
+            was undone.
+        tokens, cost: used by the run; None in a list where it has given out work, of which nothing is read there.
     """
 
     run_id: str
@@ -382,8 +528,9 @@ class DeadLetter(Frozen):
     event_id: str
     at_ms: int
     expires_ms: int
-    tokens: int
-    cost: float
+    goes_on_at: str | None
+    tokens: int | None
+    cost: float | None
 
 
 class Event(Frozen):

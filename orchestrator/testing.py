@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from orchestrator.agent import Context
+from orchestrator.board.handle import Board
+from orchestrator.messages import BoardEntry
+from orchestrator.state.boards import Locking, Refusal, Wrote
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    from orchestrator.patterns.blackboard import Blackboard
+    from orchestrator.state.boards import Put, Why
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 FAKE_RUN_ID = "0" * 24
 
@@ -21,8 +31,13 @@ def fake_context(
     draft: object | None = None,
     tenant: str = "default",
     tags: Mapping[str, str] | None = None,
+    board: Board | None = None,
 ) -> Context:
-    """Return a context as a worker would make it, for a call such as `await classify(fake_context(), ticket)`."""
+    """
+    Return a context as a worker would make it, for a call such as `await classify(fake_context(), ticket)`.
+
+    That of a blackboard's source has a board: see `fake_board`.
+    """
     return Context(
         run_id=FAKE_RUN_ID,
         flow="test",
@@ -33,4 +48,106 @@ def fake_context(
         draft=draft,
         tenant=tenant,
         tags=tags or {},
+        _board=board,
     )
+
+
+def fake_board(flow: Blackboard, entries: Mapping[str, object] | None = None, *, author: str = "test") -> Board:
+    """
+    Return a board that lives as long as its test: nobody is woken by it, and every lock is free.
+
+    Args:
+        flow: the blackboard, with the types of its entries and their rules.
+        entries: what stands there, by name.
+        author: who writes.
+
+    Raises:
+        InvalidInput: an entry does not fit.
+    """
+    post = _MemoryPost(author)
+    for name, value in (entries or {}).items():
+        written = json.loads(flow.dump(name, flow.check(name, value)))
+        post.entries[name] = BoardEntry(value=written, version=1, seq=0, author=author, at_ms=0)
+    return Board(flow, post)
+
+
+class _MemoryPost:
+    """A board in memory: what the scripts do with entries, and nothing of what they do beside."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.entries: dict[str, BoardEntry] = {}
+        self._writes, self._once = 0, set[str]()
+
+    def read(self, names: Sequence[str]) -> dict[str, BoardEntry]:
+        return {name: self.entries[name] for name in names if name in self.entries}
+
+    def read_all(self) -> tuple[dict[str, BoardEntry], int]:
+        return dict(self.entries), self._writes
+
+    def write(self, puts: Sequence[Put], *, once: str, watched: bool) -> Wrote:  # noqa: ARG002  the protocol's
+        if once in self._once:
+            return Wrote(what="known", seq=self._writes)
+        refusals = {
+            put.name: Refusal(why, self.entries.get(put.name))
+            for put in puts
+            if (why := self._refused(put)) is not None
+        }
+        if refusals:
+            return Wrote(what="refused", refusals=refusals)
+        self._writes += 1
+        self._once |= {once} - {""}
+        for put in puts:
+            if put.how != "check":
+                self.entries[put.name] = self._written(put)
+        return Wrote(what="written", seq=self._writes)
+
+    def _refused(self, put: Put) -> Why | None:
+        before = self.entries.get(put.name)
+        if put.version is not None and put.version != (before.version if before else 0):
+            if put.how != "set" or put.rule not in {"last", "confidence"}:
+                return "conflict"
+            if put.rule == "confidence" and (put.confidence or 0) <= ((before and before.confidence) or 0):
+                return "weaker"
+        if before is not None and put.how in {"add", "append"}:
+            fits = isinstance(before.value, list) if put.how == "append" else isinstance(before.value, int | float)
+            return None if fits else "kind"
+        return None
+
+    def _written(self, put: Put) -> BoardEntry:
+        before, value = self.entries.get(put.name), json.loads(put.value)
+        stands: Any = before.value if before else None
+        if put.how == "append":
+            value = [*(stands or ()), value]
+        elif put.how == "add":
+            value += stands or 0
+        version = before.version + 1 if before else 1
+        return BoardEntry(
+            value=value,
+            version=version,
+            seq=self._writes,
+            author=self.name,
+            at_ms=0,
+            confidence=put.confidence,
+        )
+
+    def lock(self, lock: str, names: Sequence[str], *, ttl: float, wait: float) -> Locking:  # noqa: ARG002  the protocol's
+        return Locking("locked", f"1-{lock}", ttl)
+
+    def unlock(self, lock: str, names: Sequence[str]) -> bool:  # noqa: ARG002  likewise
+        return True
+
+    def keep(self, lock: str, names: Sequence[str], *, ttl: float, on_lost: Callable[[], None]) -> None:
+        """Nobody takes it away."""
+
+    def listen(self, lock: str, told: Callable[[str], None]) -> None:
+        """It is held at once."""
+
+    def ignore(self, lock: str) -> None:
+        """Nobody calls back."""
+
+    def over(self, flow: str) -> Exception:
+        return RuntimeError(f"board {flow} is never over")
+
+    async def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return function(*args, **kwargs)

@@ -33,6 +33,47 @@ SOURCES: Final = {
     "README.md": "# Shop\n",
 }
 
+# Every place in which one of the tools has been seen to quote what the code has in quotes; {} is the secret.
+LEAKS: Final = (
+    "password = '{}'",
+    "if password == '{}': pass",
+    "d = {{'password': '{}', 'token_{}': '{}'}}",
+    "d['token_{}'] = '{}'",
+    "class Account:\n    password: str = '{}'",
+    "def log_in(user, token='{}', *, pwd='{}'): return connect(passwd='{}')",
+    "open('/tmp/{}')",
+    "os.chmod('/etc/{}', 0o777)",
+    "{{'{}': 1, '{}': 2}}",
+    "{{'`{}': 1, '`{}': 2}}",
+    "{{'{}', '{}'}}",
+    "{{'{}': n for n in range(3)}}",
+    "'%({})s' % {{'x{}': 1}}",
+    "'{{{}}}'.format(x{}=1)",
+    "__all__ = ['{}']",
+    "from star import *\nz: '{}' = 1",
+    "y: 'list[{}]' = 1",
+    "y: '{} {}' = 1",
+    "f(**{{'{}': 1}}, **{{'{}': 2}}, {}=3)",
+    "match x:\n    case {{'{}': 1, '{}': 2}}: pass",
+    "# SPDX-License-Identifier: {}",
+    "# SPDX-License-Identifier: MIT {}",
+    "# noqa: {}",
+    "value = '{}",
+)
+
+
+def plant_secrets(folder: Path) -> Path:
+    """Write a file for each of LEAKS, and in other languages: passwords that hold KEY; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, leak in enumerate(LEAKS):
+        (folder / f"leak{number}.py").write_text(leak.format(*[KEY] * 9) + "\n")
+    branches = "  if (a) { a++; }\n" * 20
+    (folder / "computed.js").write_text(f'x = {{ ["{KEY}"]: function(a) {{\n{branches}}} }}\n')
+    (folder / "spec.rb").write_text(f'it "{KEY}" do\n' + "  if a then b end\n" * 20 + "end\n")
+    (folder / "package.json").write_text(f'{{"license": "{KEY}"}}')
+    (folder / "Cargo.toml").write_text(f"{KEY} = 1\n{KEY} = 2\n")
+    return folder
+
 
 def plant(folder: Path) -> Path:
     """Write the folder and return it."""

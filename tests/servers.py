@@ -14,7 +14,7 @@ import socket
 import subprocess
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 import psutil
 import pytest
@@ -29,6 +29,8 @@ from orchestrator.state import keys
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
+
+    from celery.result import AsyncResult
 
 Kind = Literal["valkey", "redis7"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -173,8 +175,22 @@ def wait_until(predicate: Callable[[], object], timeout: float, what: str) -> No
         time.sleep(PAUSE)
 
 
+def task_result(sent: AsyncResult[Any], timeout: float = 20.0) -> Any:  # noqa: ANN401  whatever the task returned
+    """
+    Return what a Celery task returned, or raise what it raised.
+
+    Celery's own wait may miss a result that is stored while it subscribes to it, so this one looks.
+
+    Args:
+        sent: the result of a task, a chain, a chord or a group.
+        timeout: seconds; then the test fails.
+    """
+    wait_until(sent.ready, timeout, f"{sent.id} has ended")
+    return sent.get(timeout=timeout)
+
+
 INDEXES: Final = re.compile(rf"\{{s[0-9a-f]{{2}}\}}:(ready|leases|timers|marks|dead|runs:({'|'.join(keys.STATUSES)}))")
-OF_A_RUN: Final = re.compile(r"\{s[0-9a-f]{2}\}:run:(?P<run>\w+)(:data|:events|:children)?")
+OF_A_RUN: Final = re.compile(r"\{s[0-9a-f]{2}\}:run:(?P<run>\w+)(:data|:events|:children|:board:.+)?")
 OF_GUARDS: Final = re.compile(
     r"\{guards\}:(breakers|budgets|budget:tenant:.*|(queue|turns|slots):.*|members|holds|waiting)"
 )
@@ -183,8 +199,14 @@ OF_LIVE_RUNS: Final = ("ready", "leases", "timers")
 
 
 def no_key_left_without_ttl_or_declaration(client: redis.Redis, *, queues: Iterable[str] = ()) -> None:
+    """Fail where `stray_keys` finds something."""
+    stray = stray_keys(client, queues=queues)
+    assert not stray, "\n".join(stray)
+
+
+def stray_keys(client: redis.Redis, *, queues: Iterable[str] = ()) -> list[str]:
     """
-    Fail where a key would stay for ever though nothing declares it permanent, or an index names a run that has ended.
+    Return what would stay for ever though nothing declares it permanent: keys, and index entries of runs that ended.
 
     Permanent are: what `state/keys.py` declares so, the keys of runs that have not ended, kombu's bindings.
 
@@ -195,7 +217,6 @@ def no_key_left_without_ttl_or_declaration(client: redis.Redis, *, queues: Itera
     named = {key.decode() for key in cast("Iterable[bytes]", client.scan_iter(count=1000))}
     live = {name.rpartition(":")[2] for name in named if _is_live(client, name)}
     stray = sorted(name for name in named if client.pttl(name) == -1 and not _is_permanent(name, live, set(queues)))
-    assert not stray, f"keys without TTL that nothing declares permanent: {stray}"
     ended = [
         f"{name}: {entry.decode()}"
         for name in sorted(named)
@@ -203,7 +224,10 @@ def no_key_left_without_ttl_or_declaration(client: redis.Redis, *, queues: Itera
         for entry in cast("list[bytes]", client.zrange(name, 0, -1))
         if keys.split_member(entry.decode())[0] not in live
     ]
-    assert not ended, f"index entries of runs that have ended: {ended}"
+    return [
+        *(f"a key without TTL that nothing declares permanent: {name!r}" for name in stray),
+        *(f"an index entry of a run that has ended: {entry}" for entry in ended),
+    ]
 
 
 def _is_live(client: redis.Redis, name: str) -> bool:

@@ -121,7 +121,8 @@ class Service:
         match phase:
             case "ok":
                 await asyncio.sleep(LATENCY)
-                self.answered.append(time.time())
+                if not reader.at_eof():  # else the caller has given up, and will ask again
+                    self.answered.append(time.time())
                 writer.write(_response("200 OK", len(BODY)) + BODY)
             case "limited":
                 writer.write(_response("429 Too Many Requests", 0, f"Retry-After: {self._retry_after}\r\n"))

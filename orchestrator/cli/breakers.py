@@ -15,10 +15,13 @@ from orchestrator.cli.plain import plain
 from orchestrator.client import check_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestrator.state.guards import BreakerState, Forced
 
 app = command_app(group=True, default="list")
 
+MOST: Final = 10  # other breakers that a warning names
 NONE: Final = "none: nothing that has a breaker was called lately"
 
 Name = Annotated[
@@ -87,7 +90,11 @@ def close_breaker(name: Name, *, as_json: AsJson = False) -> None:
     epilog=examples("celeriac breakers auto openai/gpt-4.1", "celeriac breakers auto quotes.fetch --json"),
 )
 def leave_breaker(name: Name, *, as_json: AsJson = False) -> None:
-    """Leave a breaker to itself again: one that was open lets a probe through."""
+    """
+    Leave a breaker to itself again: one that was open lets a probe through.
+
+    Done twice, one that nothing was ever called through is listed no more.
+    """
     _force(name, "auto", as_json=as_json)
 
 
@@ -103,13 +110,24 @@ def remark(breaker: BreakerState) -> str:
 def _force(name: str, state: Forced, *, as_json: bool) -> None:
     check_text("a breaker's name", name)
     guards = session.client().guards
-    if not guards.force(name, state):
+    known = guards.force(name, state)
+    listed = {breaker.name: breaker for breaker in guards.breakers()}
+    found = listed.get(name)
+    if not known:
         # Not refused: an outage may be known before the first call of a new fleet.
-        typer.echo(plain(f"nothing was called through a breaker {name!r} yet; is the name right?"), err=True)
-    found = next((breaker for breaker in guards.breakers() if breaker.name == name), None)
+        typer.echo(plain(_doubt(name, sorted(set(listed) - {name}), listed=found is not None)), err=True)
     if as_json:
-        print_json(None if found is None else asdict(found))
-    elif found is None:
-        typer.echo(plain(f"{name} is not known"))
-    else:
+        print_json(None if found is None else {**asdict(found), "known": known})
+    elif found is not None:
         typer.echo(plain("; ".join(part for part in (f"{name} is {found.state}", remark(found)) if part)))
+    else:
+        said = "is listed no more: nothing was called through it" if known else "is not known"
+        typer.echo(plain(f"{name} {said}"))
+
+
+def _doubt(name: str, others: Sequence[str], *, listed: bool) -> str:
+    """Return a warning about a breaker that nothing was called through."""
+    more = f" and {len(others) - MOST} more" if len(others) > MOST else ""
+    there = f" (known: {', '.join(others[:MOST])}{more})" if others else ""
+    undo = f" If not: `celeriac breakers auto {name}`, and once more to have it listed no more" if listed else ""
+    return f"warning: nothing was called through a breaker {name!r} yet{there}; is the name right?{undo}"

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from orchestrator.agent import agents
 from orchestrator.cli import session
+from orchestrator.cli.assignments import failed_assignments, missed
 from orchestrator.cli.help import examples
 from orchestrator.cli.options import check_agents, command_app, login_name
 from orchestrator.cli.output import AsJson, clock_time, console, print_json, print_table
@@ -21,18 +22,23 @@ from orchestrator.cli.reading import read_document
 from orchestrator.cli.wording import spent
 from orchestrator.client import UNSET
 from orchestrator.errors import InvalidInput, OrchestratorError
+from orchestrator.messages import DeadLetter
 from orchestrator.state.dead import DeadLetters, Unreadable, is_message_id
 from orchestrator.state.keys import is_run_id
+from orchestrator.state.listing import UnreadableRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from orchestrator.cli.assignments import FailedAssignment
     from orchestrator.client import Client
-    from orchestrator.messages import DeadLetter
+    from orchestrator.messages import RunState
 
 app = command_app(group=True)
 
-EXCERPT: Final = 60  # characters of a body or a reason in the list; `show` has all that is kept
+EXCERPT: Final = 60  # characters of a body in the list; `show` has all that is kept
+REASON: Final = 100  # of a run's reason, which may name an assignment and its error
+MOST_TOLD: Final = 5  # failed assignments told one by one; with --json all are
 MOST: Final = 10_000  # taken by one --all
 
 Kind = Literal["runs", "messages"]
@@ -77,7 +83,7 @@ def list_letters(
 ) -> None:
     """List runs that failed for good and messages nobody could read, the newest first."""
     found = find(session.client(), kind=kind, flow=flow, agent=agent, limit=limit)
-    runs = [letter for letter in found if not isinstance(letter, Unreadable)]
+    runs = [letter for letter in found if isinstance(letter, DeadLetter | UnreadableRun)]
     messages = [letter for letter in found if isinstance(letter, Unreadable)]
     if as_json:
         print_json([document(letter) for letter in found])
@@ -85,19 +91,7 @@ def list_letters(
     if runs:
         print_table(
             ["RUN", "AT", "KIND", "FLOW", "STEP", "AGENT", "ATTEMPTS", "REASON"],
-            [
-                [
-                    letter.run_id,
-                    clock_time(letter.at_ms),
-                    letter.kind,
-                    letter.flow,
-                    letter.step or "",
-                    letter.agent or "",
-                    str(letter.attempts or ""),
-                    _excerpt(plain(letter.reason)),
-                ]
-                for letter in runs
-            ],
+            [_listed(letter) for letter in runs],
         )
     if runs and messages:
         typer.echo()
@@ -111,6 +105,14 @@ def list_letters(
         )
     if not found:
         typer.echo("none")
+
+
+def _listed(letter: DeadLetter | UnreadableRun) -> list[str]:
+    reason = _excerpt(plain(letter.reason), REASON)
+    if isinstance(letter, UnreadableRun):
+        return [letter.id, clock_time(letter.at_ms), "unreadable", letter.flow, "", "", "", reason]
+    where = [letter.step or "", letter.agent or "", str(letter.attempts or "")]
+    return [letter.run_id, clock_time(letter.at_ms), letter.kind, letter.flow, *where, reason]
 
 
 @app.command(
@@ -133,13 +135,14 @@ def show(letter_id: Id, *, as_json: AsJson = False) -> None:
         return
     run = client.get(letter_id)
     letter = run.dead_letter()
-    failed = run.state().step(letter.step) if letter.step else None
-    name = (failed.input if failed else None) or "input"
-    value = run.value(name)
+    state = run.state()
+    step = state.step(letter.step or letter.goes_on_at or "")
+    value = run.value(step.input) if step is not None and step.input is not None else None
     if as_json:
-        print_json(document(letter) | {"input": value})
+        failed = failed_assignments(state, letter.step or "") if missed(state, letter.step) else []
+        print_json(document(letter) | {"input": value, "assignments": [asdict(one) for one in failed]})
     else:
-        _show_run(letter, value)
+        _show_run(letter, state, value)
 
 
 @app.command(
@@ -149,7 +152,8 @@ def show(letter_id: Id, *, as_json: AsJson = False) -> None:
         "celeriac dead redrive 01m827j9mx48nx7rdn7rf906 --input corrected.json",
         "celeriac dead redrive 01m827j9mx48nx7rdn7rf906 --step classify --to moderation.rules",
         "celeriac dead redrive --all --agent moderation.classify --yes",
-        where="What a run has done stays done: it goes on from the step that failed, unless --step names another.",
+        where="What a run has done stays done: it goes on from the first step that is not done or was undone, unless "
+        "--step names another.",
     ),
 )
 def redrive(  # noqa: PLR0913  what can be changed about a run
@@ -169,7 +173,7 @@ def redrive(  # noqa: PLR0913  what can be changed about a run
         str | None, typer.Option(metavar="AGENT", help="Who is to take the step instead.", show_default=False)
     ] = None,
     step: Annotated[
-        str | None, typer.Option(help="From which step on.", show_default="the first that is not done")
+        str | None, typer.Option(help="From which step on.", show_default="the first not done, or undone")
     ] = None,
     deadline: Annotated[
         float | None,
@@ -259,11 +263,11 @@ def is_message(letter_id: str) -> bool:
 
 def find(
     client: Client, *, kind: Kind | None, flow: str | None, agent: str | None, limit: int
-) -> list[DeadLetter | Unreadable]:
+) -> list[DeadLetter | UnreadableRun | Unreadable]:
     """Return the newest runs and messages that fit, newest first, at most `limit`."""
-    found: list[DeadLetter | Unreadable] = []
+    found: list[DeadLetter | UnreadableRun | Unreadable] = []
     if kind != "messages":
-        found += client.dead_letters(limit=limit, flow=flow, agent=agent)
+        found += client.lists.dead(limit=limit, flow=flow, agent=agent)
     # A message has no flow; a queue has the name of its agent.
     if kind != "runs" and flow is None:
         messages = DeadLetters(client.store.client).list(limit if agent is None else MOST)
@@ -271,9 +275,9 @@ def find(
     return sorted(found, key=lambda letter: letter.at_ms, reverse=True)[:limit]
 
 
-def document(letter: DeadLetter | Unreadable) -> dict[str, Any]:
+def document(letter: DeadLetter | UnreadableRun | Unreadable) -> dict[str, Any]:
     """Return a run or a message for programs: both have `id`, `kind`, `at_ms` and `reason`."""
-    if isinstance(letter, Unreadable):
+    if not isinstance(letter, DeadLetter):
         return {"id": letter.id, "kind": "unreadable", **asdict(letter)}
     return {"id": letter.run_id, **letter.model_dump(mode="json", exclude={"run_id"})}
 
@@ -315,7 +319,7 @@ def _all(client: Client, what: str, *, kind: Kind | None, flow: str | None, agen
     """Return the ids of all that fit, once somebody has agreed."""
     # Runs unless messages are asked for: one cannot be told from the other when --all is typed in a hurry.
     found = find(client, kind=kind or "runs", flow=flow, agent=agent, limit=MOST)
-    ids = [letter.id if isinstance(letter, Unreadable) else letter.run_id for letter in found]
+    ids = [letter.run_id if isinstance(letter, DeadLetter) else letter.id for letter in found]
     if not ids:
         typer.echo("there is none", err=True)
         return []
@@ -353,29 +357,58 @@ def _each(ids: Sequence[str], act: Callable[[str], None], done: str, *, as_json:
     return refused
 
 
-def _show_run(letter: DeadLetter, value: object) -> None:
+def _show_run(letter: DeadLetter, state: RunState, value: object) -> None:
     out = console()
     out.print(Text.assemble((letter.run_id, "bold"), f"  {plain(letter.flow)}  ", (letter.kind, "red")))
-    used = spent(letter.tokens, letter.cost)
+    used = spent(letter.tokens or 0, letter.cost or 0)
     when = f"failed {clock_time(letter.at_ms)}, kept until {clock_time(letter.expires_ms)}"
     out.print(plain(f"{when}, tenant {letter.tenant}, log position {letter.event_id}"), markup=False)
+    fan = missed(state, letter.step)
     if letter.step:
-        attempts = f"{letter.attempts} attempt{'s' if letter.attempts > 1 else ''}"
-        out.print(plain(f"step {letter.step}, agent {letter.agent}, {attempts}"), markup=False)
+        done = _attempts(letter.attempts) if fan is None else f"{fan.good} of {fan.size} assignments done"
+        out.print(plain(f"step {letter.step}, agent {letter.agent}, {done}"), markup=False)
     if used:
         out.print(f"used {used}", markup=False)
     out.print(plain(f"reason: {letter.reason}"), markup=False)
-    for number, error in enumerate(letter.errors, start=1):
+    told, more = list(letter.errors), ""
+    if fan is not None and letter.step:
+        failed = failed_assignments(state, letter.step)
+        told = [_of_assignment(one) for one in failed[:MOST_TOLD]]
+        if len(failed) > MOST_TOLD:
+            more = f"  and {len(failed) - MOST_TOLD} more: celeriac runs show {letter.run_id} --all"
+    for number, error in enumerate(told, start=1):
         out.print(f"  {number}. {plain(error)}", markup=False)
+    if more:
+        out.print(more, markup=False)
     out.print("input:")
     # JSON escapes the newlines within texts, so those that are left are its own.
     for text in json.dumps(value, indent=2, ensure_ascii=False).split("\n"):
         out.print(visible(text), markup=False)
-    out.print(
-        f"redrive it with: celeriac dead redrive {letter.run_id} [--input FILE] [--to AGENT] [--step STEP]",
-        markup=False,
-    )
+    for text in _how_to_redrive(letter):
+        out.print(plain(text), markup=False)
     out.print(f"give it up with: celeriac dead drop {letter.run_id}", markup=False)
+
+
+def _attempts(number: int) -> str:
+    return f"{number} attempt{'' if number == 1 else 's'}"
+
+
+def _of_assignment(one: FailedAssignment) -> str:
+    label = f" ({one.label})" if one.label else ""
+    attempts = f", {_attempts(one.attempts)}" if one.attempts else ""
+    return f"{one.name}{label}, agent {one.agent}{attempts}: {one.reason}"
+
+
+def _how_to_redrive(letter: DeadLetter) -> list[str]:
+    command, where = f"celeriac dead redrive {letter.run_id}", letter.goes_on_at
+    if letter.step is None or where is None or where == letter.step:
+        at = f"it goes on at step {where}: " if letter.step is None and where else ""
+        return [f"{at}redrive it with: {command} [--input FILE] [--to AGENT] [--step STEP]"]
+    # An input without a step would be taken for one of the step that is shown, where the run does not go on.
+    return [
+        f"it goes on at step {where}, which is not done or was undone: redrive it with: {command}",
+        f"with another input or agent for {where}: {command} --step {where} [--input FILE] [--to AGENT]",
+    ]
 
 
 def _show_message(message: Unreadable) -> None:
@@ -393,5 +426,5 @@ def _show_message(message: Unreadable) -> None:
     out.print(f"give it up with: celeriac dead drop {message.id}", markup=False)
 
 
-def _excerpt(text: str) -> str:
-    return f"{text[:EXCERPT]}…" if len(text) > EXCERPT else text
+def _excerpt(text: str, limit: int = EXCERPT) -> str:
+    return f"{text[:limit]}…" if len(text) > limit else text

@@ -56,12 +56,21 @@ class Demo(Protocol):
     """
     What a reference flow offers, as `DEMO` in `workers.<flow>`.
 
-    One that takes something other than documents says so, as `noun`.
+    One that takes something other than documents says so, as `noun`, and one whose results can be shown in a terminal
+    has `shown`, which makes renderables of them. The report is None where there is none.
     """
 
     flow: Flow
     inputs: Callable[[Path | None], Sequence[Any]]
-    report: Callable[[Sequence[Any], Path], Path]
+    report: Callable[[Sequence[Any], Path], Path | None]
+
+
+def _path(text: str) -> Path:
+    # A shell's unset variable; as a path it would be the current folder.
+    if not text.strip():
+        msg = "is empty; name a file or a folder, `.` for the current one"
+        raise typer.BadParameter(msg)
+    return Path(text)
 
 
 @app.command(
@@ -70,16 +79,18 @@ class Demo(Protocol):
         "celeriac demo",
         "celeriac demo moderation --input ~/Documents/notes",
         "celeriac demo review --input ~/src/project",
+        "celeriac demo rota --input people.yaml",
         "celeriac demo --keep",
-        where="Without --input, moderation takes text found on this machine, and review the current folder. "
-        "The runs are kept for `celeriac up`.",
+        where="Without --input, moderation takes text found on this machine, review the current folder, and rota the "
+        "people of a ward. The runs are kept for `celeriac up`.",
     ),
 )
 def demo(
     flow: Annotated[str, typer.Argument(metavar="[FLOW]", help="A reference flow, in workers/.")] = "moderation",
     *,
     path: Annotated[
-        Path | None, typer.Option("--input", metavar="PATH", help="Take the input from here.", show_default=False)
+        Path | None,
+        typer.Option("--input", metavar="PATH", parser=_path, help="Take the input from here.", show_default=False),
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Stay up after the report, until Ctrl-C.")] = False,
     as_json: AsJson = False,
@@ -139,6 +150,7 @@ class Show:
         self._demo = demo
         self._inputs = list(demo.inputs(path))
         self._told = False
+        self._shown: list[Any] = []
         host = settings.flower_host
         self.options = Options(
             flower_port=settings.flower_port if is_free(host, settings.flower_port) else any_free(host),
@@ -192,7 +204,10 @@ class Show:
         self.batch.look()
         if self.batch.settled:
             states = [self.batch.states[run_id] for run_id in self.batch.ids]
-            self.report = self._write_report()
+            results = self._results()
+            self.report = self._demo.report(results, self.server.data_dir / "demo" / self.tag)
+            shown = getattr(self._demo, "shown", None)
+            self._shown = [] if shown is None else list(shown(results))
             self.summary = summarise(states)
             return True
         logs = self.server.data_dir / "logs"
@@ -205,14 +220,14 @@ class Show:
             raise OrchestratorError(msg)
         return False
 
-    def _write_report(self) -> Path:
+    def _results(self) -> list[Any]:
         store = self.batch.client.store
         results = []
         for state in self.batch.states.values():
             value = store.value(state.id, state.output) if state.output else None
             if value is not None:
                 results.append(self.flow.output.validate_json(value))
-        return self._demo.report(results, self.server.data_dir / "demo" / self.tag)
+        return results
 
     def document(self) -> dict[str, Any]:
         """Return what it came to, for programs."""
@@ -230,7 +245,7 @@ class Show:
             "noun": self.noun,
             **summary,
             "total_seconds": round(time.monotonic() - self.began, 3),
-            "report": str(self.report),
+            "report": None if self.report is None else str(self.report),
             "flower": self.flower,
             "failures": dict(reasons.most_common()),
             "waiting": waiting,
@@ -240,6 +255,9 @@ class Show:
         """Tell what it came to and what to type next, once; returns True."""
         if not self._told:
             self._told = True
+            for each in self._shown:
+                self.out.print()
+                self.out.print(each)
             for line in closing_lines(
                 self.document(), f"http://{self.settings.flower_host}:{self.settings.flower_port}", self.up
             ):
@@ -297,7 +315,7 @@ def closing_lines(document: dict[str, Any], flower: str, up: str) -> list[str]:
         "",
         f"{counted(document['documents'], document['noun'])}: {outcomes}",
         timing,
-        f"report  {document['report']}",
+        f"report  {document['report'] or 'none: no run has made one'}",
         f"Flower  {document['flower'] or 'died, see its log'} while this ran; {flower} with `celeriac up`",
     ]
     lines += [f"failed  {number}x  {plain(reason)}" for reason, number in list(document["failures"].items())[:SHOWN]]

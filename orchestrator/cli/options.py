@@ -22,9 +22,13 @@ SET_POOL: Final = "the setting pool: asyncio for async agents, else prefork"
 MAX_TOKENS: Final = 10**12
 MAX_COST: Final = 10.0**9
 
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)]
 Tag = Annotated[
     list[str],
     typer.Option(metavar="NAME=TEXT", help="A free tag; may be given several times.", show_default=False),
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="A line for every event, also of each assignment of a large fan-out.")
 ]
 Numbers = Annotated[
     list[str],

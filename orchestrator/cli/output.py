@@ -31,6 +31,7 @@ COLOURS: Final = {
     "closed": "green",
     "half-open": "yellow",
     "open": "red",
+    "unreadable": "red",
     "pending": "bright_black",
     "stopped": "bright_black",
 }

@@ -1,4 +1,4 @@
-"""How far many runs of one flow are: stage by stage, and what was given to specialists."""
+"""How far many runs of one flow are: by stage, by what specialists were given, by how often sources were woken."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 LOOK: Final = 0.7  # s between two looks at the runs
 LINE: Final = 2.0  # s between two lines on a pipe
+
+
+_WAKES: Final = {"completed": "ok", "failed": "failed", "cancelled": "late"}
 
 
 class Batch:
@@ -61,7 +64,7 @@ class Batch:
         return progress_by_stage(list(self.states.values()), self.stages)
 
     def members(self) -> dict[str, tuple[int, int, int]]:
-        """Return, for each specialist, how many assignments it has done, how many failed, and how many it has."""
+        """Return, for each specialist or source, what it has done, what failed, and how often it was asked."""
         return progress_by_specialist(list(self.states.values()))
 
     def outcomes(self) -> Counter[str]:
@@ -92,12 +95,18 @@ def progress_by_stage(states: Sequence[RunState], stages: Sequence[str]) -> dict
 
 
 def progress_by_specialist(states: Sequence[RunState]) -> dict[str, tuple[int, int, int]]:
-    """Return, by specialist, how many of its assignments are done, how many failed or came late, and all of them."""
+    """
+    Return, by specialist, how many of its assignments are done, how many failed or came late, and all of them.
+
+    So for the sources of blackboards, by their wakes.
+    """
     ended: dict[str, Counter[str]] = {}
     for state in states:
         for step in state.steps:
             if step.specialist is not None:
                 ended.setdefault(step.specialist, Counter())[step.outcome or "open"] += 1
+            elif step.source is not None:
+                ended.setdefault(step.source, Counter())[_WAKES.get(step.status, "open")] += 1
     return {
         name: (counts["ok"] + counts["degraded"], counts["failed"] + counts["late"], counts.total())
         for name, counts in sorted(ended.items())
@@ -105,7 +114,7 @@ def progress_by_specialist(states: Sequence[RunState]) -> dict[str, tuple[int, i
 
 
 class Bars:
-    """A bar for each stage and specialist, for a terminal."""
+    """A bar for each stage, specialist and source, for a terminal."""
 
     def __init__(self, batch: Batch, out: Console) -> None:
         self._batch = batch

@@ -15,6 +15,7 @@ from orchestrator.patterns import flows
 
 if TYPE_CHECKING:
     from orchestrator.agent import Agent
+    from orchestrator.messages import PlanStep
 
 agents_app = command_app()
 flows_app = command_app()
@@ -99,7 +100,7 @@ def list_agents(*, as_json: AsJson = False) -> None:
 
 @flows_app.command("flows", epilog=examples("celeriac flows", "celeriac flows --json"))
 def list_flows(*, as_json: AsJson = False) -> None:
-    """List the flows this installation knows, with their steps. `?` marks a step with a gate behind it."""
+    """List the flows this installation knows, with their steps. `?` marks a gate, brackets have a board's sources."""
     session.load()
     found = flows()
     if as_json:
@@ -111,7 +112,7 @@ def list_flows(*, as_json: AsJson = False) -> None:
                 [
                     name,
                     _title(flow.input.json_schema()),
-                    " → ".join(step.name + ("?" if step.gated else "") for step in flow.plan()),
+                    " → ".join(map(_said, flow.plan())),
                     flow.where,
                 ]
                 for name, flow in found.items()
@@ -125,10 +126,22 @@ def _describe(flow: Any) -> dict[str, object]:  # noqa: ANN401
     return {
         "name": flow.name,
         "where": flow.where,
-        "steps": [{"name": step.name, "agent": step.agent, "gated": step.gated} for step in flow.plan()],
+        "steps": [
+            {"name": step.name, "agent": step.agent, "gated": step.gated, "sources": _sources(step)}
+            for step in flow.plan()
+        ],
         "input": flow.input.json_schema(),
         "output": flow.output.json_schema(),
     }
+
+
+def _said(step: PlanStep) -> str:
+    sources = ", ".join(_sources(step))
+    return step.name + ("?" if step.gated else "") + (f" ({sources})" if sources else "")
+
+
+def _sources(step: PlanStep) -> list[str]:
+    return [] if step.rules is None else [source.name for source in step.rules.sources]
 
 
 def _title(schema: dict[str, Any]) -> str:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Final
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
 import typer
 from rich.text import Text
 
-from orchestrator.cli import session
+from orchestrator.cli import boards, session
 from orchestrator.cli.help import examples
-from orchestrator.cli.options import command_app, login_name, parse_tags
+from orchestrator.cli.options import RunId, Verbose, command_app, login_name, parse_tags
 from orchestrator.cli.output import AsJson, clock_time, coloured, console, print_json, print_table
 from orchestrator.cli.plain import plain, visible
 from orchestrator.cli.presence import NO_WORKER, lacks_worker
-from orchestrator.cli.steps import rows
+from orchestrator.cli.steps import INDENT, rows
 from orchestrator.cli.watching import follow
 from orchestrator.cli.wording import (
+    WITHOUT_RESULT,
     amount,
     current_step,
     details,
@@ -27,15 +29,20 @@ from orchestrator.cli.wording import (
     step_of,
     took,
 )
+from orchestrator.errors import RunUnreadable
 from orchestrator.messages import RunState, RunStatus
+from orchestrator.state.listing import UnreadableRun
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 app = command_app(group=True)
 
 MAX_FLOW: Final = 40  # characters of a flow's name in the list: of a refused run it is whatever was sent
+MAX_CHILDREN: Final = 20  # told one by one unless all are asked for
 MAX_NOTE: Final = 60  # characters of a reason in the list; `show` has all of it
 
 
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)]
 Step = Annotated[
     str | None, typer.Option(help="The step to decide; the one that waits unless given.", show_default=False)
 ]
@@ -76,27 +83,33 @@ def list_runs(
 ) -> None:
     """List runs, the newest first."""
     wanted = next(iter(parse_tags([tag]).items())) if tag is not None else None
-    found = session.client().list_runs(status=status, flow=flow, tenant=tenant, tag=wanted, limit=limit)
+    statuses = [status] if status else list(get_args(RunStatus))
+    found = session.client().lists.runs(statuses, flow=flow, tenant=tenant, tag=wanted, limit=limit)
     if as_json:
-        print_json([document(state) for state in found])
+        print_json([_summary(state) for state in found])
     elif found:
         print_table(
             ["RUN", "FLOW", "STATUS", "AT", "SUBMITTED", "TOOK", ""],
-            [
-                [
-                    state.id,
-                    _short(state.flow, MAX_FLOW),
-                    coloured(state.status),
-                    current_step(state),
-                    clock_time(state.created_ms),
-                    took(state),
-                    _short(standing(state), MAX_NOTE),
-                ]
-                for state in found
-            ],
+            [_listed(state) for state in found],
         )
     else:
         typer.echo("none")
+
+
+def _listed(state: RunState | UnreadableRun) -> list[str | Text]:
+    flow, submitted = _short(state.flow, MAX_FLOW), clock_time(state.created_ms)
+    if isinstance(state, UnreadableRun):
+        return [state.id, flow, coloured("unreadable"), "", submitted, "", _short(state.reason, MAX_NOTE)]
+    note = _short(standing(state), MAX_NOTE)
+    return [state.id, flow, coloured(state.status), current_step(state), submitted, took(state), note]
+
+
+def _summary(state: RunState | UnreadableRun) -> dict[str, Any]:
+    """Return a run of a list for programs; what its assignments used, or lack, is null: they are not read."""
+    if isinstance(state, UnreadableRun):
+        return {**asdict(state), "unreadable": True}
+    unread = {"degraded": state.degraded or None, "tokens": None, "cost": None} if state.fans else {}
+    return document(state) | unread | {"unreadable": False}
 
 
 @app.command(
@@ -109,23 +122,25 @@ def show(
     run_id: RunId,
     *,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every assignment of a fan-out, however many there are.")
+        bool, typer.Option("--all", help="Every assignment of a fan-out and every child, however many there are.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a run: steps, open questions, result."""
+    """Show a run: steps, children, open questions, result."""
     run = session.client().get(run_id)
     state = run.state()
+    below = run.descendants()
     result = run.value(state.output) if state.output else None
     if as_json:
-        print_json(document(state) | {"result": result})
+        print_json(document(state) | _family(state, below) | {"result": result})
         return
     out = console()
     out.print(Text.assemble((state.id, "bold"), f"  {plain(state.flow)}  ", coloured(state.status), f"  {took(state)}"))
-    out.print(_facts(state), markup=False)
+    out.print(_facts(state, below), markup=False)
     if state.steps:
         _show_steps(state, everything=everything)
-    if state.degraded:
+    _show_children(state, below, everything=everything)
+    if state.degraded and state.status not in WITHOUT_RESULT:
         what = "ends with a part of the flow's output" if state.partial else _lacks(state)
         out.print(f"degraded: it {what}", markup=False)
     if state.ending is not None:
@@ -156,9 +171,24 @@ def events(run_id: RunId, *, as_json: AsJson = False) -> None:
         print_json([event.model_dump(mode="json") for event in found])
         return
     print_table(
-        ["ID", "AT", "EVENT", "STEP", ""],
-        [[event.id, clock_time(event.at_ms), event.type, step_of(event), details(event)] for event in found],
+        ["N", "ID", "AT", "EVENT", "STEP", ""],
+        [
+            [str(number), event.id, clock_time(event.at_ms), event.type, step_of(event), details(event)]
+            for number, event in enumerate(found, 1)
+        ],
     )
+
+
+app.command(
+    "board",
+    epilog=examples(
+        "celeriac runs board 01m827j9mx48nx7rdn7rf906",
+        "celeriac runs board 01m827j9mx48nx7rdn7rf906 --at 40",
+        "celeriac runs board 01m827j9mx48nx7rdn7rf906 --since 40 --at 60",
+        "celeriac runs board 01m827j9mx48nx7rdn7rf906 --json | jq .entries.plan.value",
+        where="Events have the numbers that `celeriac runs events` shows.",
+    ),
+)(boards.board)
 
 
 @app.command(
@@ -175,18 +205,19 @@ def watch(
     timeout: Annotated[
         float | None, typer.Option(min=0.0, metavar="SECONDS", help="Give up after this time.", show_default=False)
     ] = None,
+    verbose: Verbose = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")] = False,
 ) -> None:
     """
     Watch a run's stages until it ends.
 
-    Live on a terminal, a line per event otherwise.
+    Live on a terminal, a line per event otherwise; the assignments of a large fan-out are counted.
     """
     client = session.patient_client()
     run = client.get(run_id)
     if not run.state().finished and lacks_worker(client.settings):
         typer.echo(NO_WORKER, err=True)
-    state = follow(run, console(), as_json=as_json, timeout=timeout)
+    state = follow(run, console(), as_json=as_json, verbose=verbose, timeout=timeout)
     raise typer.Exit(0 if state.status == "completed" else 1)
 
 
@@ -207,7 +238,16 @@ def cancel(
     """Cancel a run that has not ended."""
     run = session.client().get(run_id)
     run.cancel(reason, by=by)
-    _tell(run.state(), "cancelled", as_json=as_json)
+    try:
+        state = run.state()
+    except RunUnreadable as error:
+        why = str(error.args[1])
+        if as_json:
+            print_json({"id": run.id, "status": run.status(), "unreadable": True, "reason": why})
+        else:
+            typer.echo(plain(f"{run.id} cancelled; it cannot be read: {why}"))
+        return
+    _tell(state, "cancelled", as_json=as_json)
 
 
 @app.command(
@@ -270,6 +310,54 @@ def _show_steps(state: RunState, *, everything: bool) -> None:
     )
 
 
+def _family(state: RunState, below: Sequence[RunState]) -> dict[str, Any]:
+    """Return a run's children for programs, with theirs, and what it has used together with them."""
+    told = ("id", "parent", "flow", "status", "reason")
+    return {
+        "children": [
+            {**{name: getattr(one, name) for name in told}, "tokens": one.tokens, "cost": one.cost} for one in below
+        ],
+        "tokens_with_children": state.tokens + sum(one.tokens for one in below),
+        "cost_with_children": state.cost + sum(one.cost for one in below),
+    }
+
+
+def _show_children(state: RunState, below: Sequence[RunState], *, everything: bool) -> None:
+    if not below:
+        return
+    by_parent: dict[str, list[RunState]] = {}
+    for one in below:
+        by_parent.setdefault(one.parent or "", []).append(one)
+
+    def listed(parent: str, depth: int) -> Iterator[tuple[int, RunState]]:
+        for one in by_parent.get(parent, ()):
+            yield depth, one
+            yield from listed(one.id, depth + 1)
+
+    found = list(listed(state.id, 0))
+    shown = found if everything else found[:MAX_CHILDREN]
+    use = any(one.tokens or one.cost for one in below)
+    typer.echo()
+    print_table(
+        ["CHILD", "FLOW", "STATUS", "AT", "TOOK", *(["USED"] if use else []), ""],
+        [
+            [
+                INDENT * depth + one.id,
+                _short(one.flow, MAX_FLOW),
+                coloured(one.status),
+                current_step(one),
+                took(one),
+                *([spent(one.tokens, one.cost)] if use else []),
+                _short(standing(one), MAX_NOTE),
+            ]
+            for depth, one in shown
+        ],
+    )
+    if len(shown) < len(found):
+        typer.echo(f"and {len(found) - len(shown)} more: celeriac runs show {state.id} --all")
+    typer.echo()
+
+
 def _lacks(state: RunState) -> str:
     """Return what is less than it should be in a degraded run's result."""
     fallback = any(step.degraded for step in state.steps)
@@ -281,7 +369,7 @@ def _lacks(state: RunState) -> str:
     return " and ".join(part for part in said if part)
 
 
-def _facts(state: RunState) -> str:
+def _facts(state: RunState, below: Sequence[RunState]) -> str:
     tags = " ".join(f"{name}={text}" for name, text in state.tags.items())
     parts = [
         f"submitted {clock_time(state.created_ms)}",
@@ -290,20 +378,22 @@ def _facts(state: RunState) -> str:
         f"key {state.key}" if state.key else "",
         f"tags {tags}" if tags else "",
         f"child of {state.parent}" if state.parent else "",
-        _use(state),
+        _use(state, below),
     ]
     return plain(", ".join(part for part in parts if part))
 
 
-def _use(state: RunState) -> str:
-    used = spent(state.tokens, state.cost)
+def _use(state: RunState, below: Sequence[RunState]) -> str:
+    tokens, cost = sum(one.tokens for one in below), sum(one.cost for one in below)
+    used, theirs = spent(state.tokens + tokens, state.cost + cost), spent(tokens, cost)
+    by = f" ({theirs} by its children)" if theirs else ""
     if state.budget is None:
-        return f"used {used}" if used else ""
+        return f"used {used}{by}" if used else ""
     limits = [
         "" if state.budget.tokens is None else f"{state.budget.tokens:,} tokens",
         "" if state.budget.cost is None else f"cost {amount(state.budget.cost)}",
     ]
-    return f"used {used or 'nothing'} of {' and '.join(limit for limit in limits if limit)}"
+    return f"used {used or 'nothing'} of {' and '.join(limit for limit in limits if limit)}{by}"
 
 
 def _short(text: str, limit: int) -> str:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from orchestrator.cli import session
 from orchestrator.cli.help import examples
-from orchestrator.cli.options import MAX_COST, MAX_TOKENS, Tag, check_number, command_app, parse_tags
+from orchestrator.cli.options import MAX_COST, MAX_TOKENS, Tag, Verbose, check_number, command_app, parse_tags
 from orchestrator.cli.output import AsJson, console, print_json
 from orchestrator.cli.presence import NO_WORKER, lacks_worker
 from orchestrator.cli.reading import read_document, read_lines
@@ -73,6 +73,7 @@ def submit(  # noqa: PLR0913  what can be said of a run
         float | None,
         typer.Option(min=0.0, metavar="SECONDS", help="With --wait: give up after this time.", show_default=False),
     ] = None,
+    verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit a run of a flow; print its id, or with --wait its result."""
@@ -101,7 +102,7 @@ def submit(  # noqa: PLR0913  what can be said of a run
     if lacks_worker(client.settings):
         typer.echo(NO_WORKER, err=True)
     if wait:
-        ended = [_wait_for(run, timeout=timeout, quiet=as_json or each) for run in runs]
+        ended = [_wait_for(run, timeout=timeout, quiet=as_json or each, verbose=verbose) for run in runs]
         _tell_results(runs, ended, each=each, as_json=as_json)
     elif as_json:
         print_json([{"id": run.id} for run in runs] if each else {"id": runs[0].id})
@@ -140,10 +141,10 @@ def check_lines(flow: Flow, lines: Sequence[tuple[int, Any]]) -> None:
             raise InvalidInput(msg) from None
 
 
-def _wait_for(run: Run, *, timeout: float | None, quiet: bool) -> RunState:
+def _wait_for(run: Run, *, timeout: float | None, quiet: bool, verbose: bool) -> RunState:
     if not quiet:
         # To stderr: stdout gets the result alone.
-        return follow(run, console(stderr=True), timeout=timeout)
+        return follow(run, console(stderr=True), verbose=verbose, timeout=timeout)
     with telling_how_to_decide(run):
         for _ in run.watch(timeout):
             pass

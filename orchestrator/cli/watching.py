@@ -1,4 +1,4 @@
-"""Follow a run to its end: live on a terminal, a line per event on a pipe, JSON lines for programs."""
+"""Follow a run to its end: live on a terminal, lines on a pipe, JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.output import clock_time, coloured, print_json_line
+from orchestrator.cli.folding import Folding, line
+from orchestrator.cli.output import coloured, print_json_line
 from orchestrator.cli.plain import plain
 from orchestrator.cli.steps import rows
-from orchestrator.cli.wording import details, how_to_decide, how_to_go_on, step_of, took
+from orchestrator.cli.wording import how_to_decide, how_to_go_on, took
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,13 +24,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from orchestrator.client import Run
-    from orchestrator.messages import Event, RunState
+    from orchestrator.messages import RunState
 
 
 LOOK = 0.2  # s between two looks at the run
 
 
-def follow(run: Run, out: Console, *, as_json: bool = False, timeout: float | None = None) -> RunState:
+def follow(
+    run: Run, out: Console, *, as_json: bool = False, verbose: bool = False, timeout: float | None = None
+) -> RunState:
     """
     Show a run's events, the past ones first, until it ends.
 
@@ -37,6 +40,7 @@ def follow(run: Run, out: Console, *, as_json: bool = False, timeout: float | No
         run: the run.
         out: where to show it.
         as_json: print every event as a line of JSON to stdout instead.
+        verbose: a line for every event, also of members of large fan-outs, and no live view.
         timeout: seconds to wait for the end; None: as long as it takes.
 
     Returns:
@@ -51,7 +55,7 @@ def follow(run: Run, out: Console, *, as_json: bool = False, timeout: float | No
         if as_json:
             for event in run.watch(timeout):
                 print_json_line(event.model_dump(mode="json"))
-        elif out.is_terminal:
+        elif out.is_terminal and not verbose:
             with Live(console=out, get_renderable=view.render, refresh_per_second=4):
                 read = 0.0
                 for _ in run.watch(timeout):
@@ -60,8 +64,10 @@ def follow(run: Run, out: Console, *, as_json: bool = False, timeout: float | No
                         view.state, read = run.state(), time.monotonic()
                 view.state = run.state()
         else:
+            folding = Folding()
             for event in run.watch(timeout):
-                out.print(line(event), markup=False)
+                for text in [line(event)] if verbose else folding.lines(event):
+                    out.print(text, markup=False)
     return run.state()
 
 
@@ -78,12 +84,6 @@ def telling_how_to_decide(run: Run) -> Iterator[None]:
             typer.echo(text, err=True)
         msg = f"{str(error).partition(';')[0]}: it waits for a person; decide as told above"
         raise TimeoutError(msg) from None
-
-
-def line(event: Event) -> str:
-    """Return an event as a line."""
-    parts = [clock_time(event.at_ms), f"{event.type:<16}", step_of(event), details(event)]
-    return "  ".join(part for part in parts if part).rstrip()
 
 
 class View:

@@ -65,15 +65,32 @@ def _delegated(data: Data) -> str:
 
 
 def _joined(data: Data) -> str:
-    late = f", {data['late']} late" if data.get("late") else ""
+    late = _late(data)
     failed = f", {data['failed']} failed" if data.get("failed") else ""
     why = f": {data['why']}" if data.get("why") else ""
     return f"{data.get('verdict')}: {data.get('good')} done{failed}{late}{why}"
 
 
+def _names(listed: object) -> list[str]:
+    return [str(name) for name in cast("list[object]", listed or [])]
+
+
+def _late(data: Data) -> str:
+    return f", {data['late']} late" if data.get("late") else ""
+
+
+def _written(data: Data) -> str:
+    entries = cast("dict[str, Data]", data.get("entries") or {})
+    listed = [f"{name} (version {put.get('v')})" for name, put in entries.items()]
+    return f"{data.get('by')} wrote {', '.join(listed)}"
+
+
 def _redriven(data: Data) -> str:
     return f"by {data.get('agent')} with {data.get('input')}, asked for by {data.get('by') or 'nobody'}"
 
+
+WITHOUT_RESULT: Final = frozenset({"failed", "cancelled"})
+"""Of a run that ends so nothing is less than it should be: there is no result."""
 
 _DETAILS: Final[dict[str, Callable[[Data], str]]] = {
     "RunSubmitted": _submitted,
@@ -91,7 +108,14 @@ _DETAILS: Final[dict[str, Callable[[Data], str]]] = {
     "StepDelegated": _delegated,
     "MembersAdded": lambda data: f"{len(cast('Data', data.get('steps') or {}))} steps",
     "FanOutJoined": _joined,
-    "StepLate": lambda _: "the others had come together without it; recorded, and of no use any more",
+    "StepLate": lambda _: "the others had gone on without it; recorded, and of no use any more",
+    "BoardOpened": lambda data: (
+        f"open; watched by {', '.join(cast('list[str]', data.get('marked') or ())) or 'nobody'}"
+    ),
+    "EntriesWritten": _written,
+    "SourceWoken": lambda data: f"wake {data.get('number')} of {data.get('source')}",
+    "GoalReached": lambda data: f"reached by {data.get('by')}{_late(data)}",
+    "BoardEnded": lambda data: f"{data.get('outcome')}: {data.get('why')}{_late(data)}",
     "RunUndoing": _undoing,
     "RunRedriven": _redriven,
     "RunCompleted": _completed,
@@ -109,18 +133,27 @@ def details(event: Event) -> str:
 
 def step_of(event: Event) -> str:
     """Return the step an event is about, or an empty text."""
-    return plain(str(event.data.get("step") or event.data.get("fan") or ""))
+    return plain(str(event.data.get("step") or event.data.get("fan") or event.data.get("board") or ""))
 
 
 def current_step(state: RunState) -> str:
-    """Return where a run is: the step at work, or the one that failed."""
+    """Return where a run is: the step at work, or how much of a fan-out has ended; or the step that failed."""
+    if state.status in {"running", "waiting"}:
+        for name, fan in state.fans.items():
+            if fan.verdict is None and fan.size and _is_own(name):
+                return plain(f"{name} ({fan.ended} of {fan.size})")
     for wanted in ("running", "waiting", "ready", "delayed", "failed"):
         if wanted == "failed" and state.status == "completed":
-            return ""  # of an assignment that the others made up for
+            return ""
         for step in state.steps:
-            if step.status == wanted:
+            if step.status == wanted and _is_own(step.name):
                 return plain(step.name)
     return ""
+
+
+def _is_own(name: str) -> bool:
+    """Tell whether a step is one of the flow itself, and no member of a fan-out or within one."""
+    return "#" not in name
 
 
 def took(state: RunState | StepState, now_ms: float | None = None) -> str:
@@ -160,9 +193,11 @@ def remark(step: StepState) -> str:
 def standing(state: RunState) -> str:
     """Return what is worth knowing of a run beside its status: a wait, a reason, a lesser result; one line."""
     parts = []
-    if state.degraded:
+    if state.degraded and state.status not in WITHOUT_RESULT:
         parts.append("partial" if state.partial else "degraded")
-    parts += [_until(step.due_ms, step.why) for step in state.steps if step.due_ms is not None]
+    parts += [_until(step.due_ms, step.why) for step in state.steps if step.due_ms is not None and _is_own(step.name)]
+    if state.waits and state.fans and not any(step.waiting for step in state.steps if _is_own(step.name)):
+        parts.append(f"{state.waits} of its assignments wait for a person")
     if state.ending is not None:
         parts.append(f"ends as {state.ending.status}")
     reason = state.reason or (state.ending.reason if state.ending else None)

@@ -1,5 +1,6 @@
 """The orchestration patterns, one a module, built on agents and state alone."""
 
+from orchestrator.patterns.blackboard import Blackboard, BoardResult, Limits, Proposal, Source, Wake
 from orchestrator.patterns.delegation import Assignment, Join, Outcome, Plan, Results, Specialist
 from orchestrator.patterns.flow import Flow, flows
 from orchestrator.patterns.gate import Decision, Gate
@@ -8,16 +9,22 @@ from orchestrator.patterns.pipeline import Pipeline, Stage
 
 __all__ = [
     "Assignment",
+    "Blackboard",
+    "BoardResult",
     "Decision",
     "Flow",
     "Gate",
     "Hierarchy",
     "Join",
+    "Limits",
     "Outcome",
     "Pipeline",
     "Plan",
+    "Proposal",
     "Results",
+    "Source",
     "Specialist",
     "Stage",
+    "Wake",
     "flows",
 ]

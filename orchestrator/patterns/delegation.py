@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from inspect import iscoroutinefunction
 from types import UnionType
 from typing import Annotated, Any, Final, Generic, TypeVar, Union, cast, get_args, get_origin
 
@@ -17,7 +18,7 @@ TaskT = TypeVar("TaskT")
 ValueT = TypeVar("ValueT")
 
 MAX_ASSIGNMENTS: Final = 10_000
-"""Of a run, in all rounds: so many records it can be asked to hold in one hash."""
+"""Of a fan-out, in all its rounds; how many steps that may be is bounded for the whole run."""
 THOUSAND: Final = 1000
 
 
@@ -74,6 +75,7 @@ class Outcome(BaseModel, Generic[ValueT]):
         status: `ok`; `degraded`: a fallback gave the value; `failed`: with the reason; `late`: it was not done when the
             others were enough, or their time was over.
         value: what it gave; None where it is failed or late.
+        accepted: whether it is the answer that the join's `accept` took.
         label, weight, round: as assigned.
     """
 
@@ -83,6 +85,7 @@ class Outcome(BaseModel, Generic[ValueT]):
     step: str = ""
     status: MemberOutcome
     value: ValueT | None = None
+    accepted: bool = False
     reason: str = ""
     label: str = ""
     weight: float = 1.0
@@ -110,6 +113,15 @@ class Results(BaseModel, Generic[TaskT, ValueT]):
     def values(self) -> tuple[ValueT, ...]:
         """What was given, by those that gave something."""
         return tuple(cast("ValueT", one.value) for one in self.outcomes if one.status in {"ok", "degraded"})
+
+    @property
+    def accepted(self) -> ValueT | None:
+        """
+        The answer that the join's `accept` took: the last round's, where several took one; None where none did.
+
+        `values` has those too that were given before it and would not do.
+        """
+        return next((one.value for one in reversed(self.outcomes) if one.accepted), None)
 
     @property
     def missing(self) -> tuple[Outcome[ValueT], ...]:
@@ -149,8 +161,12 @@ class Join:
             )
         if isinstance(given, int) and not 0 < given <= MAX_ASSIGNMENTS:
             raise self._invalid(f"need, a number, must be 1 to {MAX_ASSIGNMENTS}, not {self.need}; a share is a float")
-        if self.accept is not None and not callable(self.accept):
-            raise self._invalid("accept must be a function of an answer")
+        if self.accept is not None and not is_plain(self.accept):
+            # A coroutine that nobody awaits is true: whatever comes first would be accepted.
+            raise self._invalid(f"accept must be a plain `def` of an answer, not {self.accept!r:.80}")
+        seconds: object = self.deadline
+        if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float)):
+            raise self._invalid(f"deadline is a number of seconds (60.0), not {seconds!r:.80}")
         if self.deadline is not None and not 0 < self.deadline <= 366 * 86400:
             raise self._invalid(f"deadline must be above 0 s and at most a year, not {self.deadline}")
         if self.otherwise not in get_args(Otherwise):
@@ -178,6 +194,14 @@ class Specialist:
     capabilities: frozenset[str] | set[str] | Sequence[str] = frozenset()
 
 
+def is_plain(function: object) -> bool:
+    """Tell whether a call gives an answer: an `async def` gives what has to be awaited, an agent may be one."""
+    if not callable(function) or isinstance(function, Agent):
+        return False
+    calls = (function, getattr(function, "__call__", None))  # noqa: B004  of an object, whether that is an `async def`
+    return not any(map(iscoroutinefunction, calls))
+
+
 def answer_type(gives: object) -> Any:  # noqa: ANN401  a type
     """Return what an agent gives where it gives no plan: of `Plan | Report`, Report; of Plan alone, Plan."""
     if get_origin(gives) not in {Union, UnionType}:
@@ -189,6 +213,29 @@ def answer_type(gives: object) -> Any:  # noqa: ANN401  a type
 def may_plan(gives: object) -> bool:
     """Tell whether an agent may give a plan."""
     return _is_plan(gives) or (get_origin(gives) in {Union, UnionType} and any(map(_is_plan, get_args(gives))))
+
+
+def output_of(agent: Agent[Any, Any], given: object) -> Any:  # noqa: ANN401  the agent's output type
+    """
+    Return what an agent gave as its output type.
+
+    What has `assignments` is meant as a plan, where the agent may give one and no answer of its has such a field. Left
+    to the union, a plan with a slip in it would be an answer whose fields all have defaults, and nothing would be done.
+
+    Raises:
+        ValidationError: it does not fit. A validator of the user's may raise anything else.
+    """
+    kinds = get_args(agent.output_type) if get_origin(agent.output_type) in {Union, UnionType} else ()
+    plans = [kind for kind in kinds if _is_plan(kind)]
+    unclear = any(_has_assignments(kind) for kind in kinds if not _is_plan(kind))
+    if plans and not unclear and isinstance(given, Mapping) and "assignments" in given:
+        return plans[0].model_validate(given)
+    return agent.output.validate_python(given)
+
+
+def _has_assignments(kind: object) -> bool:
+    fields = ("model_fields", "__dataclass_fields__", "__annotations__")
+    return any("assignments" in getattr(kind, of, {}) for of in fields)
 
 
 def _is_plan(kind: object) -> bool:

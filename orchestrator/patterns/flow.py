@@ -86,7 +86,8 @@ def register(flow: Flow) -> None:
         InvalidFlow: the name does not fit.
         DuplicateName: another flow has the name; the message names both files.
     """
-    if not NAME.fullmatch(flow.name):
+    name: object = flow.name
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise InvalidFlow(
             flow.name, flow.where, "a name is lower-case letters, digits, '.', '_' and '-', and starts with a letter"
         )
@@ -99,3 +100,12 @@ def register(flow: Flow) -> None:
 def flows() -> dict[str, Flow]:
     """Return the registered flows by name."""
     return dict(sorted(_flows.items()))
+
+
+def planner_of(name: str, step: str) -> Flow | None:
+    """Return the flow that plans a step of a flow: itself, or one nested in it. None: this process does not know it."""
+    try:
+        planned, inside = locate(_flows[name], step)
+        return within(planned, inside.split("/")[:-1])
+    except LookupError:
+        return None

@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
+from pydantic import TypeAdapter
 
-from orchestrator.agent import LONGEST_NAME, Agent, agents, to_json
-from orchestrator.errors import InvalidFlow, UnknownAgent, definition_site, text_of
-from orchestrator.messages import Member, PlanStep, Terms
+from orchestrator.agent import LONGEST_NAME, Agent, agents
+from orchestrator.errors import InvalidFlow, UnknownAgent, definition_site
+from orchestrator.messages import MAX_STEPS, Member, PlanStep, Terms
 from orchestrator.patterns.delegation import (
     MAX_ASSIGNMENTS,
     THOUSAND,
     Join,
     Plan,
     Results,
-    Specialist,
     answer_type,
     may_plan,
 )
 from orchestrator.patterns.fits import misfit
-from orchestrator.patterns.flow import flows, register
+from orchestrator.patterns.flow import register
+from orchestrator.patterns.specialists import Refused, Specialists, Turns
 from orchestrator.state.text import bounded, readable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from orchestrator.patterns.delegation import Assignment, Route
+    from orchestrator.patterns.delegation import Assignment, Route, Specialist
     from orchestrator.patterns.flow import Flow
     from orchestrator.patterns.gate import Gate
 
 MAX_WIDTH: Final = 10_000
 MAX_ROUNDS: Final = 100
 DEFAULT_WIDTH: Final = 100
+FINEST: Final = 1_000_000
+"""A share is taken for the nearest fraction with at most this denominator: six decimals, or any number of so many."""
 
 
 class Hierarchy:
@@ -77,27 +78,20 @@ class Hierarchy:
         self.where = definition_site()
         self._boss, self._synthesizer = self._agent("boss", boss), self._agent("synthesize", synthesize)
         self._boss_step, self._join_step = _last_part(self._boss.name), _last_part(self._synthesizer.name)
-        self.join, self.width, self.max_rounds, self._router = join or Join(), width, max_rounds, router
-        self._workers: dict[str, tuple[Agent[Any, Any] | Flow, frozenset[str]]] = {}
-        for worker in workers:
-            self._add(worker if isinstance(worker, Specialist) else Specialist(worker))
+        self.join, self.width, self.max_rounds = Join() if join is None else join, width, max_rounds
+        self._specialists = Specialists(name, self.where, workers, router)
         self._check()
-        self._names = {runs.name: label for label, (runs, _) in self._workers.items()}
-        self._capable: dict[str, list[str]] = {}
-        for label, (_, capabilities) in self._workers.items():
-            for capability in capabilities:
-                self._capable.setdefault(capability, []).append(label)
         self.input: TypeAdapter[Any] = self._boss.input
         self.output: TypeAdapter[Any] = TypeAdapter(answer_type(self._synthesizer.output_type))
         register(self)
 
     def __repr__(self) -> str:
-        return f"<hierarchy {self.name}: {self._boss_step} → {', '.join(self._workers)} → {self._join_step}>"
+        return f"<hierarchy {self.name}: {self._boss_step} → {', '.join(self.workers)} → {self._join_step}>"
 
     @property
     def workers(self) -> tuple[str, ...]:
         """The specialists' names."""
-        return tuple(self._workers)
+        return self._specialists.names
 
     def plan(self) -> tuple[PlanStep, ...]:
         """Return the two steps that a run starts with; the specialists' come with the boss's plan."""
@@ -118,10 +112,12 @@ class Hierarchy:
 
     def inner(self, name: str) -> Flow | None:
         """Return the flow of a specialist, or None."""
-        runs = self._workers.get(name, (None,))[0]
+        runs = self._specialists.get(name)
         return None if runs is None or isinstance(runs, Agent) else runs
 
-    def members(self, plan: Plan, *, fan: str, start: int, number: int) -> list[Member]:
+    def members(
+        self, plan: Plan, *, fan: str, start: int, number: int, seed: str = "", max_bytes: float = math.inf
+    ) -> list[Member]:
         """
         Compile a plan.
 
@@ -130,21 +126,28 @@ class Hierarchy:
             fan: the full name of the step where the members come together.
             start: members of earlier rounds.
             number: the round's.
+            seed: the run's id: at whom the turns of those begin who are capable of the same.
+            max_bytes: of what an assignment may take.
 
         Returns:
             A member for each assignment; one that cannot be done has the reason in place of its input.
 
         Raises:
-            ValueError: there are more than a run may have.
+            ValueError: there are more of them, or of their steps, than there may be.
         """
         if start + len(plan.assignments) > MAX_ASSIGNMENTS:
-            msg = f"{start + len(plan.assignments)} assignments; a run has at most {MAX_ASSIGNMENTS}"
+            msg = f"{start + len(plan.assignments)} assignments; a fan-out has at most {MAX_ASSIGNMENTS}"
             raise ValueError(msg)
-        turns: Counter[str] = Counter()
-        path = fan[: fan.rfind("/") + 1]
+        turns = Turns(f"{seed}/{fan}#{start}")
+        placed = [self._place(assignment, turns, max_bytes) for assignment in plan.assignments]
+        # Before they are made: a thousand stages for each of ten thousand assignments would take minutes.
+        steps = sum(self._specialists.size(one.label) for one in placed)
+        if steps > MAX_STEPS:
+            msg = f"{len(placed)} assignments of {steps} steps in all; a run has at most {MAX_STEPS} steps"
+            raise ValueError(msg)
         return [
-            self._member(assignment, turns, f"{path}%s#{at}", fan=fan, number=number)
-            for at, assignment in enumerate(plan.assignments, start + 1)
+            _member(one, self._specialists.get(one.label), assignment, fan, at=start + at, number=number)
+            for at, (assignment, one) in enumerate(zip(plan.assignments, placed, strict=True), 1)
         ]
 
     def terms(self, members: Sequence[Member]) -> Terms:
@@ -154,7 +157,7 @@ class Hierarchy:
         weight = sum(member.steps[0].weight for member in members)
         return Terms(
             # In whole thousandths: what is a float here and there is not the same number everywhere.
-            need=math.ceil(need * weight - 1e-6) if share else int(need),
+            need=_part(need, weight) if share else int(need),
             share=share,
             accept=self.join.accept is not None,
             otherwise=self.join.otherwise,
@@ -162,78 +165,13 @@ class Hierarchy:
             within=self.join.deadline,
         )
 
-    def _member(self, assignment: Assignment, turns: Counter[str], name: str, *, fan: str, number: int) -> Member:
+    def _place(self, assignment: Assignment, turns: Turns, max_bytes: float) -> _Placed:
         label = bounded(assignment.to or assignment.capability or "unassigned", LONGEST_NAME)
-        value, fault = b"", ""
         try:
-            label = self._route(assignment, turns)
-            value = self._encode(label, assignment.input)
-        except _Refused as refused:
-            fault = refused.args[0]
-        runs = self._workers.get(label, (None,))[0]
-        root = name % (label if label in self._workers else "unassigned")
-        facts: dict[str, object] = {
-            "specialist": label,
-            "label": readable(assignment.label),
-            "weight": max(1, round(assignment.weight * THOUSAND)),
-            "round": number,
-        }
-        if runs is None or isinstance(runs, Agent):
-            step = PlanStep(name=root, agent=label) if runs is None else _plan_step(root, runs)
-            return Member(
-                steps=(step.model_copy(update={"fan": fan, "member": root, **facts}),), value=value, fault=fault
-            )
-        steps = [_inside(step, root, fan) for step in runs.plan()]
-        entry = steps[0].name
-        steps = [step.model_copy(update={"member": entry}) for step in steps]
-        return Member(steps=(steps[0].model_copy(update=facts), *steps[1:]), value=value, fault=fault)
-
-    def _route(self, assignment: Assignment, turns: Counter[str]) -> str:
-        name = assignment.to
-        if name is None and assignment.capability is not None:
-            capable = self._capable.get(assignment.capability)
-            if not capable:
-                known = ", ".join(sorted(self._capable)) or "none"
-                msg = f"no specialist is capable of {assignment.capability!r} (known capabilities: {known})"
-                raise _Refused(msg)
-            turns[assignment.capability] += 1
-            return capable[(turns[assignment.capability] - 1) % len(capable)]
-        if name is None:
-            name = self._ask_router(assignment)
-        found = name if name in self._workers else self._names.get(name)
-        if found is None:
-            msg = f"there is no specialist {name!r} (known: {', '.join(self._workers)})"
-            raise _Refused(msg)
-        return found
-
-    def _ask_router(self, assignment: Assignment) -> str:
-        if self._router is None:
-            msg = "the assignment names neither a specialist (to=) nor a capability, and the hierarchy has no router"
-            raise _Refused(msg)
-        try:
-            found: object = self._router(assignment, self.workers)
-        except Exception as error:
-            # A user's code: one assignment that it cannot place is no reason to lose the others.
-            msg = f"the router raised {text_of(error)}"
-            raise _Refused(msg) from error
-        if not isinstance(found, str):
-            msg = f"the router must return a specialist's name, not {found!r:.80}"
-            raise _Refused(msg)
-        return found
-
-    def _encode(self, label: str, given: object) -> bytes:
-        kind = self._workers[label][0].input
-        try:
-            return to_json(kind, kind.validate_python(given))
-        except ValidationError as error:
-            why = "; ".join(
-                f"{'.'.join(map(str, item['loc'])) or 'input'}: {item['msg']}"
-                for item in error.errors(include_url=False)[:3]
-            )
-        except PydanticSerializationError as error:
-            why = f"it cannot be written as JSON: {error}"
-        msg = f"the input does not fit specialist {label!r}: {why}"
-        raise _Refused(msg)
+            label = self._specialists.find(assignment, turns)
+            return _Placed(label, self._specialists.encode(label, assignment.input, max_bytes=max_bytes))
+        except Refused as refused:
+            return _Placed(label, fault=refused.args[0])
 
     # Definition
 
@@ -242,33 +180,16 @@ class Hierarchy:
 
     def _agent(self, what: str, given: Agent[Any, Any] | str) -> Agent[Any, Any]:
         found = agents().get(given) if isinstance(given, str) else given
-        if found is None:
-            raise UnknownAgent(self.name, self.where, str(given), ", ".join(agents()))
+        if found is None and isinstance(given, str):
+            raise UnknownAgent(self.name, self.where, given, ", ".join(agents()))
         if not isinstance(found, Agent):
             raise self._invalid(
                 f"{what} takes an agent or its name, not {given!r:.80}; put @agent(...) on the function"
             )
         return found
 
-    def _add(self, worker: Specialist) -> None:
-        runs = worker.runs
-        if isinstance(runs, str):
-            known: Mapping[str, Any] = {**flows(), **agents()}
-            if runs not in known:
-                raise UnknownAgent(self.name, self.where, runs, ", ".join(known))
-            runs = known[runs]
-        if not isinstance(runs, Agent) and not (hasattr(runs, "plan") and hasattr(runs, "inner")):
-            raise self._invalid(f"{runs!r:.80} is neither an agent nor a flow; put @agent(...) on the function")
-        label = worker.name or (_last_part(runs.name) if isinstance(runs, Agent) else runs.name)
-        if not label or set("/~#%") & set(label):
-            raise self._invalid(f"a specialist's name has none of / ~ # % and is not empty: {label!r}")
-        if label in self._workers:
-            raise self._invalid(f"two specialists are named {label!r}; name one of them: Specialist(..., name=...)")
-        self._workers[label] = runs, frozenset(worker.capabilities)
-
     def _check(self) -> None:
-        if not self._workers:
-            raise self._invalid("a hierarchy has at least one worker")
+        self._check_join()
         if self._boss_step == self._join_step:
             raise self._invalid(
                 f"boss and synthesize are both named {self._boss_step!r} by the last part of their names"
@@ -283,29 +204,87 @@ class Hierarchy:
         if not (isinstance(takes, type) and issubclass(takes, Results)):
             raise self._invalid(f"{self._synthesizer.name!r} takes Results[Task, Value]: what came of the assignments")
         self._check_fits(takes)
-        if isinstance(self.width, bool) or not 1 <= self.width <= MAX_WIDTH:
-            raise self._invalid(f"width must be 1 to {MAX_WIDTH}, not {self.width}")
-        if not 1 <= self.max_rounds <= MAX_ROUNDS:
-            raise self._invalid(f"max_rounds must be 1 to {MAX_ROUNDS}, not {self.max_rounds}")
+        self._check_number("width", self.width, MAX_WIDTH)
+        self._check_number("max_rounds", self.max_rounds, MAX_ROUNDS)
+
+    def _check_join(self) -> None:
+        join: object = self.join
+        if isinstance(join, Join):
+            return
+        if isinstance(join, int | float) and not isinstance(join, bool):
+            raise self._invalid(f"join takes a Join: write join=Join(need={join!r}), not join={join!r}")
+        raise self._invalid(
+            f"join takes a Join, such as Join(need=0.8), not {join!r:.80}; leave it out where all are needed"
+        )
+
+    def _check_number(self, what: str, given: object, most: int) -> None:
+        if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= most:
+            raise self._invalid(f"{what} must be 1 to {most}, a whole number, not {given!r:.80}")
 
     def _check_fits(self, takes: type[Results[Any, Any]]) -> None:
         # Generics of pydantic tell their arguments nowhere else.
-        kinds = takes.__pydantic_generic_metadata__["args"]
-        if not kinds:
-            return
-        fits = [(self._boss.name, self._boss.input_type, kinds[0])]
-        fits += [(label, answer_type(_gives(runs)), kinds[-1]) for label, (runs, _) in self._workers.items()]
-        for giver, given, taken in fits:
-            if why := misfit(giver, given, self._synthesizer.name, taken):
-                raise self._invalid(why)
+        task, value = takes.__pydantic_generic_metadata__["args"] or (Any, Any)
+        joins = self._synthesizer.name
+        self._check_fit(self._boss.name, self._boss.input_type, joins, task)
+        for label, runs in self._specialists:
+            if self.join.accept is not None and not isinstance(runs, Agent) and runs.plan()[-1].rules is not None:
+                why = "is a blackboard, whose result accept cannot judge; make it a pipeline that ends with an agent"
+                raise self._invalid(f"specialist {label!r} {why}")
+            self._check_fit(label, answer_type(_gives(runs)), joins, value)
+            for other in self._stand_ins(runs) if isinstance(runs, Agent) else ():
+                self._check_fit(other.name, answer_type(other.output_type), joins, value)
+        for each in (self._boss, self._synthesizer):
+            self._stand_ins(each)
+
+    def _stand_ins(self, agent: Agent[Any, Any]) -> list[Agent[Any, Any]]:
+        """Return an agent's own fallbacks, which must take what it takes: a queue that nobody serves is waited for."""
+        found = [self._agent("fallback", name) for name in agent.fallback_agents]
+        for other in found:
+            self._check_fit(agent.name, agent.input_type, other.name, other.input_type)
+        return found
+
+    def _check_fit(self, giver: str, given: object, taker: str, taken: object) -> None:
+        if why := misfit(giver, given, taker, taken):
+            raise self._invalid(why)
 
 
-class _Refused(Exception):
-    """An assignment cannot be done; with the reason."""
+class _Placed(NamedTuple):
+    """Whose an assignment is and what that one takes, or why it cannot be done."""
+
+    label: str
+    value: bytes = b""
+    fault: str = ""
+
+
+def _member(
+    placed: _Placed, runs: Agent[Any, Any] | Flow | None, assignment: Assignment, fan: str, *, at: int, number: int
+) -> Member:
+    root = f"{fan[: fan.rfind('/') + 1]}{'unassigned' if runs is None else placed.label}#{at}"
+    facts: dict[str, object] = {
+        "specialist": placed.label,
+        "label": readable(assignment.label),
+        "weight": max(1, round(assignment.weight * THOUSAND)),
+        "round": number,
+    }
+    if runs is None or isinstance(runs, Agent):
+        step = PlanStep(name=root, agent=placed.label) if runs is None else _plan_step(root, runs)
+        steps = [step.model_copy(update={"fan": fan, "member": root, **facts})]
+    else:
+        steps = [_inside(step, root, fan) for step in runs.plan()]
+        entry = steps[0].name
+        steps = [step.model_copy(update={"member": entry}) for step in steps]
+        steps[0] = steps[0].model_copy(update=facts)
+    return Member(steps=tuple(steps), value=placed.value, fault=placed.fault)
 
 
 def _gives(runs: Agent[Any, Any] | Flow) -> object:
     return runs.output_type if isinstance(runs, Agent) else runs.output._type  # noqa: SLF001  its only name
+
+
+def _part(share: float, weight: int) -> int:
+    """Return how much of a weight a share is at least: 0.28 of 100 is 28, and so is what floats make of 1 - 0.72."""
+    meant = Fraction(share).limit_denominator(FINEST)
+    return min(weight, max(1, math.ceil(meant * weight)))
 
 
 def _last_part(name: str) -> str:

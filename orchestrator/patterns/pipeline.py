@@ -154,6 +154,10 @@ class Pipeline:
             start = step.start and f"{prefix}/{step.start}"
             plan = step.model_copy(update={"name": f"{prefix}/{step.name}", "start": start, "next": None})
             steps.append(_Step(plan, inner.agent_of(step.name), inner.gate_of(step.name)))
+        if stage.gate is not None and any(step.plan.rules is not None for step in steps):
+            raise self._invalid(
+                f"a gate cannot judge blackboard {inner.name!r}, nor send it back; put an agent with the gate behind it"
+            )
         if stage.gate is not None:
             last = steps[-1]
             if any(step.plan.delegates and answer_type(step.agent.output_type) is not Plan for step in steps[-2:]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import time
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeVar, get_args
 
 from orchestrator.errors import CircuitOpen, InvalidPolicy, definition_site
+from orchestrator.resilience.options import check_kind, check_of, check_seconds, is_count, is_number
 from orchestrator.state import keys
 from orchestrator.state.guards import Guard, Guards, Refused
 
@@ -25,6 +25,7 @@ R = TypeVar("R")
 
 WhenOpen = Literal["auto", "wait", "fallback", "fail"]
 LONGEST: Final = 86400.0
+KNOWN_MS: Final = 86_400_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +66,19 @@ class Breaker:
     def __post_init__(self) -> None:
         for name in ("failures", "minimum", "probes", "closes"):
             count = getattr(self, name)
-            if not (isinstance(count, int) and count >= 1):
-                raise self._invalid(f"{name} must be a whole number, 1 or more, not {count!r}")
+            if not is_count(count):
+                raise self._invalid(f"{name} must be a whole number, 1 or more, not {count!r:.40}")
         for name, least in (("window", 0.1), ("cooldown", 0.01)):
             seconds = getattr(self, name)
-            if not (math.isfinite(seconds) and least <= seconds <= LONGEST):
-                raise self._invalid(f"{name} must be {least} s to a day, not {seconds}")
-        if self.rate is not None and not 0 < self.rate <= 1:
-            raise self._invalid(f"rate must be above 0 and at most 1, not {self.rate}")
-        if self.slow is not None and not 0 < self.slow < math.inf:
-            raise self._invalid(f"slow must be above 0 s and finite, not {self.slow}")
+            if not (is_number(seconds) and least <= seconds <= LONGEST):
+                raise self._invalid(f"{name} must be {least} s to a day, not {seconds!r:.40}")
+        if self.rate is not None and not (is_number(self.rate) and 0 < self.rate <= 1):
+            raise self._invalid(f"rate must be above 0 and at most 1, not {self.rate!r:.40}")
+        if self.slow is not None:
+            check_seconds("Breaker", "slow", self.slow)
         if self.when_open not in get_args(WhenOpen):
-            raise self._invalid(f"when_open must be one of {', '.join(get_args(WhenOpen))}, not {self.when_open!r}")
-        if self.of == "":
-            raise self._invalid("of must not be empty")
+            raise self._invalid(f"when_open must be one of {', '.join(get_args(WhenOpen))}, not {self.when_open!r:.40}")
+        check_of("Breaker", self.of)
 
     def guard(self, agent: str, *, fallback: bool = False) -> Guard:
         """
@@ -115,8 +115,12 @@ class CircuitBreaker:
         client: of Redis, replies as bytes.
         name: unless the policy says what it is of.
         policy: when it opens and closes.
-        hold: seconds after which a probe that did not come back is given up.
+        hold: seconds after which a probe that did not come back is given up. Any other call counts when it ends, up to
+            a day later.
         clock_ms: for tests.
+
+    Raises:
+        InvalidPolicy: an option does not fit; the message names the file.
     """
 
     def __init__(
@@ -128,6 +132,9 @@ class CircuitBreaker:
         hold: float = 60.0,
         clock_ms: Callable[[], int] | None = None,
     ) -> None:
+        check_kind("CircuitBreaker", "policy", policy, Breaker)
+        check_of("CircuitBreaker", name)
+        check_seconds("CircuitBreaker", "hold", hold)
         self._store = Guards(client, clock_ms=clock_ms)
         self._guards = (policy.guard(name),)
         self._name = self._guards[0].name
@@ -143,7 +150,14 @@ class CircuitBreaker:
         """
         caller, member = f"calls:{self._name}", secrets.token_hex(12)
         found = self._store.admit(
-            caller, member, self._guards, tenant="", priority="normal", hold_ms=self._hold_ms, wait=False
+            caller,
+            member,
+            self._guards,
+            tenant="",
+            priority="normal",
+            hold_ms=self._hold_ms,
+            known_ms=KNOWN_MS,
+            wait=False,
         )
         if isinstance(found, Refused):
             raise CircuitOpen(self._name, found.retry_ms / 1000)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from orchestrator.errors import InvalidPolicy, definition_site
-from orchestrator.state.guards import Guard, Need
+from orchestrator.resilience.options import is_count, is_number
+from orchestrator.state.guards import MICRO, MOST, Guard, Need
 
 __all__ = ["Budget", "Guard", "LadderRung", "Spend"]
 
@@ -15,12 +15,17 @@ LadderRung = Literal["cheaper", "cached", "partial", "stop"]
 LADDER: Final[tuple[LadderRung, ...]] = get_args(LadderRung)
 
 
-def _check(what: str, tokens: float | None, cost: float | None) -> None:
+def _check(what: str, tokens: object, cost: object) -> None:
     for name, amount in (("tokens", tokens), ("cost", cost)):
-        if amount is not None and not 0 <= amount < math.inf:
-            raise InvalidPolicy(what, definition_site(), f"{name} must be 0 or more and finite, not {amount}")
-    if tokens is not None and not isinstance(tokens, int):
-        raise InvalidPolicy(what, definition_site(), f"tokens must be a whole number, not {tokens}")
+        if not (is_number(amount) and amount >= 0):
+            kind = "" if is_number(amount) or isinstance(amount, float) else ", an int or a float"
+            why = f"{name} must be 0 or more and finite{kind}, not {amount!r:.40}"
+            raise InvalidPolicy(what, definition_site(), why)
+        most = MOST if name == "tokens" else MOST // MICRO
+        if amount > most:
+            raise InvalidPolicy(what, definition_site(), f"{name} must be at most {most:,}")
+    if not is_count(tokens, 0):
+        raise InvalidPolicy(what, definition_site(), f"tokens must be a whole number, not {tokens!r:.40}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +34,8 @@ class Spend(Need):
     What an attempt uses: tokens, and money in the unit you choose, to the millionth.
 
     Raises:
-        InvalidPolicy: an amount is below 0, not finite, or no whole number of tokens.
+        InvalidPolicy: an amount is no number, below 0, above what Redis can add up (10**15 tokens, a cost of 10**9), or
+            no whole number of tokens.
     """
 
     def __post_init__(self) -> None:
@@ -61,9 +67,12 @@ class Budget:
     ladder: tuple[LadderRung, ...] = LADDER
 
     def __post_init__(self) -> None:
-        _check("Budget", self.tokens, self.cost)
+        _check("Budget", 0 if self.tokens is None else self.tokens, 0 if self.cost is None else self.cost)
         if self.tokens is None and self.cost is None:
             raise InvalidPolicy("Budget", definition_site(), "give tokens, cost or both")
+        ladder: object = self.ladder
+        if not isinstance(ladder, tuple | list):
+            raise InvalidPolicy("Budget", definition_site(), f"ladder takes a tuple of rungs, not {ladder!r:.40}")
         strange = [rung for rung in self.ladder if rung not in LADDER]
         if strange or len(set(self.ladder)) < len(self.ladder):
             raise InvalidPolicy(

@@ -11,6 +11,10 @@ from orchestrator.errors import InvalidPolicy, definition_site
 LONGEST: Final = 366 * 86400.0
 """Seconds; as long as a run may take."""
 
+FIXED: Final = "a fixed output"
+LAST_GOOD: Final = "the last good output"
+"""How the reason of a step begins whose output no agent gave."""
+
 ANY_INPUT: Final = "any"
 """In the place of a digest: of whichever input the output was given for."""
 

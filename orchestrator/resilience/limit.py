@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from orchestrator.errors import InvalidPolicy, LimitReached, definition_site
+from orchestrator.resilience.budget import Spend
+from orchestrator.resilience.options import check_kind, check_of, is_count, is_number
 from orchestrator.state import keys
-from orchestrator.state.guards import Guard, Guards, Need, Refused
+from orchestrator.state.guards import Guard, Guards, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,8 +22,8 @@ LONGEST: Final = 31 * 86400.0
 
 
 def _check_count(what: str, name: str, count: object) -> None:
-    if count is not None and not (isinstance(count, int) and count >= 1):
-        raise InvalidPolicy(what, definition_site(), f"{name} must be a whole number, 1 or more, not {count!r}")
+    if count is not None and not is_count(count):
+        raise InvalidPolicy(what, definition_site(), f"{name} must be a whole number, 1 or more, not {count!r:.40}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +53,9 @@ class RateLimit:
         _check_count("RateLimit", "tokens", self.tokens)
         if self.requests is None and self.tokens is None:
             raise InvalidPolicy("RateLimit", definition_site(), "give requests, tokens or both")
-        if not (math.isfinite(self.per) and SHORTEST <= self.per <= LONGEST):
-            raise InvalidPolicy("RateLimit", definition_site(), f"per must be 0.1 s to 31 days, not {self.per}")
-        if self.of == "":
-            raise InvalidPolicy("RateLimit", definition_site(), "of must not be empty")
+        if not (is_number(self.per) and SHORTEST <= self.per <= LONGEST):
+            raise InvalidPolicy("RateLimit", definition_site(), f"per must be 0.1 s to 31 days, not {self.per!r:.40}")
+        check_of("RateLimit", self.of)
 
     def guard(self, agent: str) -> Guard:
         """Return what the store of guards checks for an agent."""
@@ -87,8 +87,7 @@ class Concurrency:
         _check_count("Concurrency", "per_tenant", self.per_tenant)
         if self.total is None and self.per_tenant is None:
             raise InvalidPolicy("Concurrency", definition_site(), "give total, per_tenant or both")
-        if self.of == "":
-            raise InvalidPolicy("Concurrency", definition_site(), "of must not be empty")
+        check_of("Concurrency", self.of)
 
     def guard(self, agent: str) -> Guard:
         """Return what the store of guards checks for an agent."""
@@ -107,11 +106,16 @@ class RateLimiter:
         name: unless the policy says what it is of.
         policy: what it lets through.
         clock_ms: for tests.
+
+    Raises:
+        InvalidPolicy: the policy is none; the message names the file.
     """
 
     def __init__(
         self, client: Redis, name: str, policy: RateLimit, *, clock_ms: Callable[[], int] | None = None
     ) -> None:
+        check_kind("RateLimiter", "policy", policy, RateLimit)
+        check_of("RateLimiter", name)
         self._store = Guards(client, clock_ms=clock_ms)
         self._guards = (policy.guard(name),)
         self._name = self._guards[0].name
@@ -125,13 +129,14 @@ class RateLimiter:
 
         Raises:
             LimitReached: there will never be room for so many tokens.
+            InvalidPolicy: they are no whole number, 0 or more.
         """
         found = self._store.admit(
             f"calls:{self._name}",
             secrets.token_hex(12),
             self._guards,
             tenant="",
-            need=Need(tokens=tokens),
+            need=Spend(tokens=tokens),
             hold_ms=0,
             wait=False,
         )

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from random import uniform
-from typing import TYPE_CHECKING, Final, TypeGuard
+from typing import TYPE_CHECKING, Final
 
 from orchestrator.errors import InvalidPolicy, RetryLater, definition_site
+from orchestrator.resilience.options import is_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,11 +78,11 @@ class Retry:
         _classes("on", self.on)
         _classes("never", self.never)
         _predicate(self.when)
-        if self.budget is not None and not (_is_number(self.budget) and 0 <= self.budget <= MOST_ATTEMPTS):
+        if self.budget is not None and not (is_number(self.budget) and 0 <= self.budget <= MOST_ATTEMPTS):
             raise _invalid(
                 f"budget must be from 0 to {MOST_ATTEMPTS} retries per first attempt, not {self.budget!r:.40}"
             )
-        if not (_is_number(self.floor) and 0 < self.floor <= 1e6):  # noqa: PLR2004  more than Redis counts in a second
+        if not (is_number(self.floor) and 0 < self.floor <= 1e6):  # noqa: PLR2004  more than Redis counts in a second
             raise _invalid(f"floor must be above 0 retries per second and at most a million, not {self.floor!r:.40}")
 
     def delay(self, attempt: int, random: Callable[[float, float], float] = uniform) -> float:
@@ -258,17 +259,13 @@ def _invalid(why: str) -> InvalidPolicy:
     return InvalidPolicy("Retry", definition_site(), why)
 
 
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _attempts(value: object) -> None:
     if not (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_ATTEMPTS):
         raise _invalid(f"max_attempts must be a whole number from 1 to {MOST_ATTEMPTS}, not {value!r:.40}")
 
 
 def _seconds(name: str, value: object) -> None:
-    if not (_is_number(value) and 0 < value <= LONGEST):
+    if not (is_number(value) and 0 < value <= LONGEST):
         raise _invalid(f"{name} must be above 0 s and at most a year, not {value!r:.40}")
 
 

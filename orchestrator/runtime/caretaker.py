@@ -112,9 +112,8 @@ class Caretaker:
             logger.debug("caretaker: the role expires by itself")
 
     def _look_after(self, due: Due) -> None:
-        empty: dict[str, bool] = {}
         self._each(due.lost, self._lost)
-        self._each(due.overdue, lambda run_id, step: self._redispatch(run_id, step, empty))
+        self._redispatch([(run_id, step) for run_id, step in due.overdue if step])
 
     def _ring(self, timers: Sequence[tuple[str, str | None]]) -> None:
         steps = [(run_id, step) for run_id, step in timers if step is not None and not step.startswith("/")]
@@ -139,22 +138,22 @@ class Caretaker:
     def _lost(self, run_id: str, step: str | None) -> None:
         if not step:
             return
+        agent, fence = self._store.holder_of(run_id, step)
         change = self._store.lost(run_id, step)
         if change.what == "held":
             return  # renewed since: what it holds is its own
-        self._release(run_id, step)
+        self._release(agent, keys.member(run_id, step), fence)
         if change.what in {"ready", "undoing"}:
             logger.warning("run %s step %s: its worker is gone; publishing it again", run_id, step)
         elif change.what in {"delayed", "failed"}:
             logger.warning("run %s step %s: its worker is gone, not for the first time; %s", run_id, step, change.what)
         self._carry_on(run_id, change)
 
-    def _release(self, run_id: str, step: str) -> None:
+    def _release(self, name: str, member: str, fence: str) -> None:
         """Give back what a lost attempt took from its guards: the next one takes its own, and counts for itself."""
-        name = self._store.agent_of(run_id, step)
         agent = agents().get(name)
         if agent is None or agent.guards(fallback=False) or agent.estimate is not None:
-            wake(self._app, self._process, name, self._process.guards.forget(name, keys.member(run_id, step)))
+            wake(self._app, self._process, name, self._process.guards.forget(name, member, fence=fence))
 
     def _decide(self, run_id: str, step: str | None) -> None:
         self._carry_on(
@@ -174,20 +173,20 @@ class Caretaker:
         self._carry_on(run_id, change)
 
     def _end_children(self, run_id: str) -> None:
-        for child in self._store.children(run_id):
-            self._carry_on(child, self._store.cancel(child, reason=f"its parent, run {run_id}, has ended", by="parent"))
-        self._store.leave(run_id)
+        # A second time, as another member may have ended while its timer was there: it adds none.
+        for _ in range(2):
+            for child in self._store.children(run_id):
+                self._carry_on(child, self._store.orphan(child, run_id))
+            self._store.leave(run_id)
 
-    def _redispatch(self, run_id: str, step: str | None, empty: dict[str, bool]) -> None:
-        if not step:
-            return
-        queue = self._store.agent_of(run_id, step)
-        if queue and queue not in empty:
-            empty[queue] = self._is_empty(queue)
-        # The deadline moves before the run is read as a whole: one that cannot be read is not looked at in every sweep.
-        if self._store.redispatch(run_id, step, queue_is_empty=empty.get(queue, False)) == "publish":
+    def _redispatch(self, steps: Sequence[tuple[str, str]]) -> None:
+        queues = self._store.agents_of(steps)
+        empty = {queue: self._is_empty(queue) for queue in set(queues) if queue}
+        outcomes = self._store.redispatch(steps, queue_is_empty=[empty.get(queue, False) for queue in queues])
+        lost = [step for step, what in zip(steps, outcomes, strict=True) if what == "publish"]
+        for run_id, step in lost:
             logger.warning("run %s step %s: nobody has begun it; publishing it again", run_id, step)
-            self._publish(run_id, [step])
+        publish_steps(self._app, self._process, lost)
 
     def _is_empty(self, queue: str) -> bool:
         with self._app.connection_or_acquire() as connection:

@@ -6,13 +6,15 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import text_of
+from orchestrator.errors import WrongState, text_of
 from orchestrator.patterns.delegation import THOUSAND, Plan
-from orchestrator.patterns.flow import flows, locate, within
+from orchestrator.patterns.flow import flows, locate, planner_of
 from orchestrator.patterns.hierarchy import Hierarchy
 from orchestrator.runtime.attempt import AttemptFailed, Delegated, Judged
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from orchestrator.messages import StepState
     from orchestrator.runtime.attempt import Attempt
     from orchestrator.runtime.process import WorkerProcess
@@ -26,11 +28,7 @@ def hierarchy_of(flow: str, step: str) -> Hierarchy:
     Raises:
         AttemptFailed: this worker does not know it.
     """
-    try:
-        planned, name = locate(flows()[flow], step)
-        found = within(planned, name.split("/")[:-1])
-    except LookupError:
-        found = None
+    found = planner_of(flow, step)
     if not isinstance(found, Hierarchy):
         why = f"this worker does not know flow {flow!r} with a hierarchy here; add its module to CELERIAC_AGENTS"
         raise AttemptFailed(why, judged=True)
@@ -61,9 +59,18 @@ def delegation(attempt: Attempt, plan: Plan) -> Judged:
         why = f"it gave work out in round {number}, and the hierarchy has max_rounds={hierarchy.max_rounds}"
         raise AttemptFailed(why, final=True)
     try:
-        members = hierarchy.members(plan, fan=fan, start=known.total if known else 0, number=number)
+        members = hierarchy.members(
+            plan,
+            fan=fan,
+            start=known.total if known else 0,
+            number=number,
+            seed=begun.run_id,
+            max_bytes=attempt.process.settings.max_payload_bytes,
+        )
     except ValueError as error:
         raise AttemptFailed(f"its plan has {error}", final=True) from None
+    except Exception as error:
+        raise AttemptFailed(f"its plan cannot be followed: {text_of(error)}", final=True) from error
     return Judged(_summary(plan), "delegate", delegated=Delegated(fan, members, hierarchy.terms(members)))
 
 
@@ -78,8 +85,7 @@ def gathered(process: WorkerProcess, begun: Begun) -> Begun:
     Return the execution of a step that joins a fan-out with what came of it as its input.
 
     Raises:
-        WrongState: an answer's claim check leads nowhere.
-        AttemptFailed: this worker does not know the flow.
+        AttemptFailed: an answer's claim check leads nowhere, or this worker does not know the flow.
     """
     if begun.step.input != f"fan:{begun.step.name}":
         return begun
@@ -87,7 +93,10 @@ def gathered(process: WorkerProcess, begun: Begun) -> Begun:
     if fan is None:
         return begun
     last = fan.round >= hierarchy_of(begun.flow, begun.step.name).max_rounds
-    outcomes = b",".join(_outcome(step, answer) for step, answer in process.fan_outs.gather(begun.run_id, fan))
+    try:
+        outcomes = b",".join(_outcome(step, answer) for step, answer in process.fan_outs.gather(begun.run_id, fan))
+    except WrongState as error:
+        raise AttemptFailed(text_of(error), final=True) from error
     facts = json.dumps({"round": fan.round, "last": last})[1:-1].encode()
     return replace(begun, value=b'{"task":' + begun.value + b"," + facts + b',"outcomes":[' + outcomes + b"]}")
 
@@ -97,7 +106,8 @@ def _outcome(step: StepState, answer: bytes | None) -> bytes:
         "worker": step.specialist,
         "step": step.name,
         "status": step.outcome or "late",
-        "reason": step.fault or (step.reason if step.outcome == "degraded" else None) or "",
+        "reason": step.fault or "",
+        "accepted": step.accepted,
         "label": step.label,
         "weight": step.weight / THOUSAND,
         "round": step.round,
@@ -105,20 +115,44 @@ def _outcome(step: StepState, answer: bytes | None) -> bytes:
     return json.dumps(facts)[:-1].encode() + b',"value":' + (answer if answer is not None else b"null") + b"}"
 
 
-def acceptable(attempt: Attempt, output: object) -> bool:
+def acceptance(attempt: Attempt) -> Callable[[object], bool] | None:
     """
-    Tell whether an output is one after which no other member of its fan-out is needed.
+    Return what tells whether an output is one after which no other member of its fan-out is needed.
+
+    None: nobody asks. It raises AttemptFailed where the join's `accept` raises; it is a user's code, which may take its
+    time.
 
     Raises:
-        AttemptFailed: the join's `accept` raised, or this worker does not know the flow.
+        AttemptFailed: this worker does not know the flow.
     """
-    step = attempt.begun.step
-    if step.fan is None or step.next is not None:
-        return False
-    accept = hierarchy_of(attempt.begun.flow, step.fan).join.accept
+    begun = attempt.begun
+    step = begun.step
+    if step.fan is None:
+        return None
+    if step.next is not None and not (step.delegates and _ends_member(begun.flow, step.next)):
+        return None
+    if begun.flow not in flows():
+        # A worker that has its agents alone does the work of a hierarchy that asks for nothing more.
+        fan = attempt.process.fan_outs.load(begun.run_id, step.fan)
+        if fan is not None and not fan.accept:
+            return None
+    accept = hierarchy_of(begun.flow, step.fan).join.accept
     if accept is None:
-        return False
+        return None
+
+    def accepts(output: object) -> bool:
+        try:
+            return bool(accept(output))
+        except Exception as error:
+            raise AttemptFailed(f"its join's accept raised {text_of(error)}", judged=True) from error
+
+    return accepts
+
+
+def _ends_member(flow: str, step: str) -> bool:
+    """Tell whether a step within a member is its last: what a boss answers itself is the output of its join."""
     try:
-        return bool(accept(output))
-    except Exception as error:
-        raise AttemptFailed(f"its join's accept raised {text_of(error)}", judged=True) from error
+        planned, name = locate(flows()[flow], step)
+    except LookupError:
+        return False
+    return any(planned_step.name == name and planned_step.next is None for planned_step in planned.plan())

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Literal
 
 from orchestrator.agent import from_json
-from orchestrator.errors import AgentFailed, RetryLater
+from orchestrator.errors import AgentFailed, PayloadTooLarge, RetryLater
 from orchestrator.patterns.delegation import Plan
-from orchestrator.resilience.fallback import Cached, Constant
+from orchestrator.resilience.fallback import FIXED, LAST_GOOD, Cached, Constant
 from orchestrator.resilience.retry import retry_after
-from orchestrator.runtime.attempt import Judged
-from orchestrator.runtime.delegating import delegation
+from orchestrator.runtime.attempt import AttemptFailed, Judged
+from orchestrator.runtime.bridge import outside_loop_for_long
+from orchestrator.runtime.delegating import acceptance, delegation
 from orchestrator.runtime.outcomes import StepAgain
 from orchestrator.state.text import shorten
 
 if TYPE_CHECKING:
     from orchestrator.resilience.fallback import Rung
-    from orchestrator.runtime.attempt import Attempt, AttemptFailed
+    from orchestrator.runtime.attempt import Attempt
+
+logger = logging.getLogger(__name__)
 
 Which = Literal["agents", "values"]
 
@@ -113,27 +117,35 @@ def fall_back(attempt: Attempt, reason: str, which: tuple[Which, ...] = ("agents
         found = _value(attempt, rung) if "values" in which else None
         if found is not None:
             value, what = found
-            return attempt.commit(_stand_in(attempt, value, shorten(f"{what}: {reason}")))
+            try:
+                return attempt.commit(_stand_in(attempt, value, shorten(f"{what}: {reason}")))
+            except (AttemptFailed, PayloadTooLarge) as error:
+                why = error.reason if isinstance(error, AttemptFailed) else str(error)
+                logger.warning("run %s step %s: %s does not do: %s", begun.run_id, begun.step.name, what, why)
     return None
 
 
 def _stand_in(attempt: Attempt, value: bytes, reason: str) -> Judged:
     """Return a value that takes an output's place, with what follows from it."""
     step = attempt.begun.step
-    if step.delegates or step.joins:
+    accept = acceptance(attempt)
+    details: dict[str, object] = {"reason": reason}
+    if accept is not None or step.delegates or step.joins:
         output = from_json(attempt.primary.output, value)
         if isinstance(output, Plan):
             return delegation(attempt, output)
-    return Judged(value, "complete", {"reason": reason})
+        if accept is not None and outside_loop_for_long(accept, output):
+            details["accepted"] = True
+    return Judged(value, "complete", details)
 
 
 def _value(attempt: Attempt, rung: Rung) -> tuple[bytes, str] | None:
     if isinstance(rung, Constant):
-        return attempt.primary.constant(rung), "a fixed output"
+        return attempt.primary.constant(rung), FIXED
     if isinstance(rung, Cached):
         found = attempt.process.guards.last_good(attempt.primary.name, rung.digest(attempt.begun.value))
         if found is not None and found[1] <= rung.max_age:
-            return found[0], f"the last good output, {found[1]:.0f} s old"
+            return found[0], f"{LAST_GOOD}, {found[1]:.0f} s old"
     return None
 
 

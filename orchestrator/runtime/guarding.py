@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Self
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from orchestrator.errors import InvalidPolicy, RetryLater
+from orchestrator.errors import InvalidPolicy, RetryLater, text_of
 from orchestrator.messages import TURN
 from orchestrator.resilience.budget import LADDER, Spend
 from orchestrator.resilience.fallback import Cached
@@ -20,6 +20,7 @@ from orchestrator.runtime.outcomes import StepAgain
 from orchestrator.runtime.waking import wake
 from orchestrator.state import keys
 from orchestrator.state.guards import Refused
+from orchestrator.state.runs import is_given
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,8 +32,10 @@ logger = logging.getLogger(__name__)
 
 BACKSTOP: Final = 600.0
 """Seconds after which a step whose turn was never called asks again: for what neither log nor guards can know."""
-HOLD_GRACE: Final = 20.0
-"""Seconds beyond an attempt's timeout for which it holds its place; then its worker is gone."""
+PARTS: Final = 3
+"""An attempt's handler, its gate, and what it gives out to others each have its timeout."""
+HOLD_GRACE: Final = 10.0
+"""Seconds beyond each of them, after which what it holds is kept no longer."""
 TOO_MANY: Final = 429
 LEAST: Final = Spend(tokens=1, cost=0.000001)
 """What an agent that says nothing is expected to use: enough to find a budget that is used up."""
@@ -43,7 +46,7 @@ REASONS: Final = {
     "concurrency": "the limit of attempts at a time {name!r} is reached",
     "gate": "{name!r} has asked for a pause",
     "turn": "others come first at {name!r}",
-    "budget": "the budget of {name} is used up",
+    "budget": "the budget of {name} has too little left",
 }
 
 
@@ -73,6 +76,7 @@ class Guarding:
             self._budgets.append(f"tenant:{begun.tenant}")
         self._asked = bool(self._guards or self._budgets)
         self._member = keys.member(begun.run_id, begun.step.name)
+        self._hold = (agent.name, self._member, begun.fence)
         self._outcome: Outcome = "neutral"
         self._closed = 0.0
         self._good: tuple[str, bytes, int] | None = None
@@ -83,8 +87,10 @@ class Guarding:
         try:
             found = self._attempt.agent.expects(value)
         except Exception as error:
-            why = str(error) if isinstance(error, InvalidPolicy) else f"{type(error).__name__}: {error}"
-            raise AttemptFailed(f"its estimate raised {why}", final=True) from error
+            if isinstance(error, InvalidPolicy):
+                # The line that the error names is not the user's: the amount was given back, not written there.
+                raise AttemptFailed(f"its estimate does not fit: {error.args[2]}", final=True) from error
+            raise AttemptFailed(f"its estimate raised {text_of(error)}", final=True) from error
         if found is None:
             return LEAST
         # Who tells the tokens alone is not meant to have a budget of money for nothing, and the other way round.
@@ -115,9 +121,10 @@ class Guarding:
             tenant=begun.tenant,
             priority=begun.priority,
             need=self._expected,
-            hold_ms=round((attempt.agent.timeout + HOLD_GRACE) * 1000),
+            hold_ms=round(attempt.process.settings.lease * 1000),
             wait=True,
             budgets=self._budgets,
+            fence=begun.fence,
         )
         if not isinstance(refused, Refused):
             self._started = time.monotonic()
@@ -130,9 +137,13 @@ class Guarding:
         if refused.queued:
             self._wait(reason, BACKSTOP)
         if refused.kind == "budget":
-            return self._without_budget(refused.name, reason)
+            return self._without_budget(refused.name, self._lacking(refused.name, reason))
         if refused.kind == "rate":
-            fail(attempt, f"it needs more than {refused.name!r} lets through at all: {self._expected.tokens} tokens")
+            reason = f"it needs more than {refused.name!r} lets through at all: {self._expected.tokens} tokens"
+            done = fall_back(attempt, reason)
+            if done is not None:
+                return done
+            fail(attempt, reason)
         # A breaker that does not let it wait; a pause or a turn meanwhile is one to wait for.
         fails = any(
             breaker.when_open == "fail" and (breaker.of or attempt.agent.name) == refused.name
@@ -147,6 +158,20 @@ class Guarding:
         self._wait(reason, max(refused.retry_ms / 1000, attempt.process.settings.tick))
         return None
 
+    def _lacking(self, name: str, reason: str) -> str:
+        """Return a reason with what is left of a budget and what is needed: it need not be used up to the last."""
+        found, need = self._attempt.process.guards.budget(name), self._expected
+        if found is None:
+            return reason
+        tokens = max(0, (found.tokens or 0) - found.used_tokens)
+        cost = max(0.0, (found.cost or 0.0) - found.used_cost)
+        told = []
+        if found.tokens is not None and need.tokens > tokens:
+            told.append(f"{tokens} of {found.tokens} tokens, and it needs {need.tokens}")
+        if found.cost is not None and need.cost > cost:
+            told.append(f"cost {_money(cost)} of {_money(found.cost)}, and it needs {_money(need.cost)}")
+        return f"{reason}: {'; '.join(told)}" if told else reason
+
     def _without_budget(self, name: str, reason: str) -> str:
         attempt = self._attempt
         ladder = next((budget.ladder for budget in attempt.begun.budgets if f"run:{budget.run}" == name), LADDER)
@@ -157,7 +182,7 @@ class Guarding:
                 done = fall_back(attempt, reason, ("values",))
                 if done is not None:
                     return done
-            elif rung == "partial" and attempt.begun.step.input != "input":
+            elif rung == "partial" and not is_given(attempt.begun.step.input or ""):
                 return attempt.commit(Judged(attempt.begun.value, "partial", {"reason": reason}))
         fail(attempt, reason)
         return ""
@@ -206,14 +231,18 @@ class Guarding:
             self._outcome = "failed"
 
     def __enter__(self) -> Self:
+        if self._asked:
+            longest = PARTS * (self._attempt.agent.timeout + HOLD_GRACE)
+            self._attempt.process.leases.keep(self._hold, longest=longest)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        attempt = self._attempt
+        attempt.process.leases.release(self._hold)
         if not self._tells:
             return
-        attempt = self._attempt
         try:
             granted = (self._settlement or self._settle()).tell()
             wake(attempt.task.app, attempt.process, attempt.agent.name, granted)
@@ -237,4 +266,9 @@ class Guarding:
             used=used if used or attempt.agent.estimate is None else None,
             closed_ms=round(self._closed * 1000),
             good=self._good,
+            fence=attempt.begun.fence,
         )
+
+
+def _money(cost: float) -> str:
+    return f"{cost:.6f}".rstrip("0").rstrip(".")

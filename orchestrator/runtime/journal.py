@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from orchestrator.client import Client
-from orchestrator.errors import LeaseLost, WrongState
+from orchestrator.errors import LeaseLost, RunNotFound, WrongState
 from orchestrator.runtime.bridge import awaited, host_here
 
 if TYPE_CHECKING:
@@ -55,8 +55,9 @@ class StepJournal:
                 priority=begun.priority,
                 tenant=begun.tenant,
                 parent=begun.run_id,
+                parent_step=begun.step.name,
             )
-        except WrongState:
+        except (RunNotFound, WrongState):
             raise LeaseLost(begun.run_id, begun.step.name) from None
         return run.id
 

@@ -1,4 +1,4 @@
-"""The leases of the steps a process executes, renewed together until each is done or lost."""
+"""What the steps of a process hold, their leases and places, renewed together until each is done or lost."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from orchestrator.state.guards import Guards, Hold
     from orchestrator.state.runs import Begun, RunStore
     from orchestrator.state.scripts import Held
 
@@ -30,19 +31,22 @@ class Keeping:
 
 class LeaseKeeper:
     """
-    Renew every lease in flight, all in one round trip.
+    Renew every lease in flight, all in one round trip, and in another all that calls hold of their guards.
 
     Args:
         store: of the runs.
+        guards: of the agents.
         interval: seconds between renewals; a third of the lease, so that two may fail.
+        hold: seconds that what a call holds is kept after a renewal.
     """
 
     _thread_name: Final = "celeriac-leases"
 
-    def __init__(self, store: RunStore, *, interval: float) -> None:
-        self._store = store
-        self._interval = interval
+    def __init__(self, store: RunStore, guards: Guards, *, interval: float, hold: float) -> None:
+        self._store, self._guards = store, guards
+        self._interval, self._hold_ms = interval, round(hold * 1000)
         self._held: dict[Held, Keeping] = {}
+        self._holds: dict[Hold, float] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -61,19 +65,40 @@ class LeaseKeeper:
         lease = (begun.run_id, begun.step.name, begun.fence)
         with self._lock:
             self._held[lease] = keeping = Keeping(on_lost, time.monotonic() + longest)
-            if self._thread is None:
-                thread = threading.Thread(target=self._renew_for_ever, name=self._thread_name, daemon=True)
-                thread.start()
-                self._thread = thread
+            self._run()
         try:
             yield keeping
         finally:
             with self._lock:
                 self._held.pop(lease, None)
 
+    def keep(self, hold: Hold, *, longest: float) -> None:
+        """
+        Keep what a call holds of its guards until `release`, whatever becomes of its step meanwhile: it is at work.
+
+        Args:
+            longest: seconds after which it is given up.
+        """
+        with self._lock:
+            self._holds[hold] = time.monotonic() + longest
+            self._run()
+
+    def release(self, hold: Hold) -> None:
+        """Keep it no longer."""
+        with self._lock:
+            self._holds.pop(hold, None)
+
     def renew(self) -> None:
         """Renew once, and tell the holders of leases that are lost."""
         now = time.monotonic()
+        self._renew_leases(now)
+        with self._lock:
+            self._holds = {hold: until for hold, until in self._holds.items() if until >= now}
+            holds = list(self._holds)
+        if holds:
+            self._guards.keep(holds, hold_ms=self._hold_ms)
+
+    def _renew_leases(self, now: float) -> None:
         with self._lock:
             overdue = {lease for lease, keeping in self._held.items() if keeping.until < now}
             leases = [lease for lease in self._held if lease not in overdue]
@@ -91,6 +116,12 @@ class LeaseKeeper:
         if keeping is not None:
             logger.warning("run %s step %s: lease lost (%s)", lease[0], lease[1], why)
             keeping.on_lost(why)
+
+    def _run(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(target=self._renew_for_ever, name=self._thread_name, daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _renew_for_ever(self) -> None:
         pause = threading.Event()

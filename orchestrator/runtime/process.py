@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from orchestrator.runtime.batching import BatchingRedis
 from orchestrator.runtime.leases import LeaseKeeper
 from orchestrator.settings import get_settings
+from orchestrator.state.boards import Boards
 from orchestrator.state.connection import connect
 from orchestrator.state.dead import DeadLetters
 from orchestrator.state.fan_outs import FanOuts
 from orchestrator.state.guards import Guards
+from orchestrator.state.locks import LockKeeper
 from orchestrator.state.retry_budget import RetryBudget
 from orchestrator.state.runs import RunStore
 
@@ -37,12 +39,14 @@ class WorkerProcess:
         client = connect(settings, BatchingRedis)
         self.store = RunStore(client, settings)
         self.fan_outs = FanOuts(self.store)
+        self.boards = Boards(self.store)
+        self.locks = LockKeeper(lambda: connect(settings))
         self.dead = DeadLetters(client)
         self.guards = Guards(client)
         self.retries = RetryBudget(client)
         self._first_attempts: Counter[str] = Counter()
         self._token, self._begins = secrets.token_hex(8), count(1)
-        self.leases = LeaseKeeper(self.store, interval=settings.lease / 3)
+        self.leases = LeaseKeeper(self.store, self.guards, interval=settings.lease / 3, hold=settings.lease)
 
     def nonce(self) -> str:
         """Return a text that no other execution has, of this process or any other."""

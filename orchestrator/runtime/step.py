@@ -7,7 +7,7 @@ import functools
 import logging
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,24 +15,26 @@ from billiard.common import terminate_handler_fired
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 from greenlet import GreenletExit
+from kombu.exceptions import OperationalError
 from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError
+from redis.exceptions import RedisError
 
 from orchestrator.agent import Context, Flag, from_json, to_json
 from orchestrator.client import describe
-from orchestrator.errors import LeaseLost, PayloadTooLarge, RetryLater, text_of
-from orchestrator.patterns.delegation import Plan
+from orchestrator.errors import AgentFailed, LeaseLost, PayloadTooLarge, RetryLater, TooManySteps, text_of
+from orchestrator.patterns.delegation import Plan, output_of
 from orchestrator.patterns.flow import flows, locate
 from orchestrator.patterns.gate import Decision
 from orchestrator.resilience.idle import IdleTimeout, IdleWatch, watched
 from orchestrator.runtime.attempt import Attempt, AttemptFailed, Judged, refusal
+from orchestrator.runtime.boarding import board_for, woken
 from orchestrator.runtime.bridge import Killed, outside_loop_for_long, run_coroutine
-from orchestrator.runtime.delegating import acceptable, delegation, gathered
+from orchestrator.runtime.delegating import acceptance, delegation, gathered
 from orchestrator.runtime.failing import follow
 from orchestrator.runtime.guarding import Guarding
 from orchestrator.runtime.interruption import Interruptible
 from orchestrator.runtime.journal import StepJournal
-from orchestrator.runtime.outcomes import StepClosed
+from orchestrator.runtime.outcomes import StepClosed, StepOutcome
 from orchestrator.state.reading import milliseconds
 from orchestrator.state.runs import Refused
 
@@ -78,12 +80,15 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
     if isinstance(begun, Refused):
         raise refusal(begun.why)
     until = time.monotonic() + begun.remaining
+    begun = woken(begun)
     attempt = Attempt(task=task, agent=agent, process=process, begun=begun, until=until)
     try:
         if begun.step.joins:
-            begun = gathered(process, begun)
-            attempt = replace(attempt, begun=begun)
-        value = _input(attempt)
+            # What thousands have given takes its time.
+            with _kept(attempt):
+                attempt, value = outside_loop_for_long(_gathered_input, attempt)
+        else:
+            value = _input(attempt)
         guarding = Guarding(attempt, value)
         held_back = guarding.admit()
         if held_back is not None:
@@ -94,17 +99,45 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
             return _run(attempt, value, guarding)
     except LeaseLost:
         raise StepClosed("the run has ended, or the step's lease was lost") from None
+    except (PayloadTooLarge, TooManySteps) as error:
+        return follow(attempt, AttemptFailed(str(error), final=True))
     except AttemptFailed as failed:
         return follow(attempt, failed)
+    except (AgentFailed, StepOutcome, RedisError, OperationalError, SoftTimeLimitExceeded):
+        raise
+    except Exception as error:
+        # A step that cannot be executed here would be begun again until its attempts are used up, and say nothing.
+        logger.exception("run %s step %s: cannot be executed", run_id, step)
+        unknown = AttemptFailed(f"it cannot be executed: {text_of(error)}", final=True)
+        unknown.__cause__ = error
+        return follow(attempt, unknown)
+
+
+def _kept(attempt: Attempt) -> AbstractContextManager[Keeping]:
+    """Keep the lease while something else than the handler takes its time; what it loses, its commit finds out."""
+    longest = attempt.agent.timeout + HARD_LIMIT_GRACE
+    return attempt.process.leases.held(attempt.begun, lambda _: None, longest=longest)
+
+
+def _gathered_input(attempt: Attempt) -> tuple[Attempt, Any]:
+    attempt = replace(attempt, begun=gathered(attempt.process, attempt.begun))
+    return attempt, _input(attempt)
 
 
 def _input(attempt: Attempt) -> Any:  # noqa: ANN401  the agent's input type
-    agent = attempt.agent
+    agent, begun = attempt.agent, attempt.begun
+    if begun.fault:
+        # Trying again will not bring it back: the run says why now, not after its last attempt.
+        raise AttemptFailed(begun.fault, final=True)
     try:
-        return from_json(agent.input, attempt.begun.value)
-    except ValidationError as error:
-        why = f"the input does not fit agent {agent.name!r}: {describe(error)}"
-        raise AttemptFailed(why, final=True) from None
+        return from_json(agent.input, begun.value)
+    except Exception as error:  # noqa: BLE001  a validator of the user's may raise anything
+        why = f"the input does not fit agent {agent.name!r}: {_misfit(error)}"
+        raise AttemptFailed(why, final=True) from None  # the error's own text quotes the input
+
+
+def _misfit(error: Exception) -> str:
+    return describe(error) if isinstance(error, ValidationError) else text_of(error)
 
 
 def _run(attempt: Attempt, value: object, guarding: Guarding) -> str:
@@ -112,9 +145,8 @@ def _run(attempt: Attempt, value: object, guarding: Guarding) -> str:
     try:
         judged = _work(attempt, value)
         guarding.succeeded(judged)
-        return attempt.commit(judged)
-    except PayloadTooLarge as error:
-        return follow(attempt, AttemptFailed(str(error), final=True))
+        with _kept(attempt) if judged.delegated else nullcontext():
+            return attempt.commit(judged)
     except AttemptFailed as failed:
         guarding.failed(failed)
         return follow(attempt, failed)
@@ -123,37 +155,37 @@ def _run(attempt: Attempt, value: object, guarding: Guarding) -> str:
 def _work(attempt: Attempt, value: object) -> Judged:
     """Run the handler on the step's input under its lease, and its gate on the output."""
     agent = attempt.agent
-    cancelled = Flag()
-    given = _call(attempt, value, cancelled)
+    given = _call(attempt, value)
     try:
-        output = agent.output.validate_python(given)
-        if isinstance(output, Plan):
-            return delegation(attempt, output)
+        output = output_of(agent, given)
+    except Exception as error:
+        raise AttemptFailed(f"agent {agent.name!r} returned what it does not declare: {_misfit(error)}") from error
+    if isinstance(output, Plan):
+        with _kept(attempt):
+            return outside_loop_for_long(delegation, attempt, output)
+    try:
         written = to_json(agent.output, output)
-    except PydanticSerializationError as error:
+    except Exception as error:
         why = f"agent {agent.name!r} returned what cannot be written as JSON: {text_of(error)}"
         raise AttemptFailed(why) from error
-    except ValidationError as error:
-        raise AttemptFailed(f"agent {agent.name!r} returned what it does not declare: {describe(error)}") from error
-    longest = agent.timeout + HARD_LIMIT_GRACE
-    keep = attempt.process.leases.held(attempt.begun, lambda _: cancelled.set(), longest=longest)
-    return _judge(attempt, output, written, keep)
+    return _judge(attempt, output, written)
 
 
-def _call(attempt: Attempt, value: object, cancelled: Flag) -> object:
+def _call(attempt: Attempt, value: object) -> object:
     """Call the handler; what it raises becomes a failed attempt with its reason."""
     agent, process, begun = attempt.agent, attempt.process, attempt.begun
-    step = begun.step
+    step, cancelled = begun.step, Flag()
     try:
         draft = from_json(agent.output, begun.draft) if begun.draft else None
-    except ValidationError as error:
-        why = f"the draft does not fit agent {agent.name!r}: {describe(error)}"
+    except Exception as error:  # noqa: BLE001  likewise
+        why = f"the draft does not fit agent {agent.name!r}: {_misfit(error)}"
         raise AttemptFailed(why, final=True) from None
     watch = IdleWatch(agent.idle) if agent.idle is not None else None
+    journal = StepJournal(process, attempt.task.app, begun)
     context = Context(
         run_id=begun.run_id,
         flow=begun.flow,
-        step=step.name,
+        step=step.known_as,
         attempt=step.attempt,
         revision=step.revision,
         degraded=step.degraded,
@@ -161,12 +193,13 @@ def _call(attempt: Attempt, value: object, cancelled: Flag) -> object:
         draft=draft,
         tenant=begun.tenant,
         tags=begun.tags,
-        deadline=attempt.until,
+        deadline=attempt.until - (begun.remaining - begun.useful),
         _cancelled=cancelled,
-        _journal=StepJournal(process, attempt.task.app, begun),
+        _journal=journal,
         _account=attempt.account,
         _watch=watch,
         _rung=step.rung,
+        _board=board_for(process, attempt.task.app, begun, journal.call),
     )
     call = (
         functools.partial(agent.function, context, value)
@@ -213,11 +246,15 @@ def _timed_out(attempt: Attempt, error: BaseException, timeout: float, watch: Id
     return "the run's deadline passed" if begun.step.until_ms is None else "the time the step or its run has is over"
 
 
-def _judge(attempt: Attempt, output: object, value: bytes, keep: AbstractContextManager[Keeping]) -> Judged:
-    """Ask the step's gate, which may take its time: `keep` the lease. A fallback's output passes, the last resort."""
+def _judge(attempt: Attempt, output: object, value: bytes) -> Judged:
+    """Ask the step's gate, and its fan-out's join. A fallback's output passes the gate: it is the last resort."""
     begun = attempt.begun
     step = begun.step
-    details = {"accepted": True} if step.fan and acceptable(attempt, output) else None
+    accept = acceptance(attempt)
+    details: dict[str, object] | None = None
+    if accept is not None:
+        with _kept(attempt):
+            details = {"accepted": True} if outside_loop_for_long(accept, output) else None
     if not step.gated or step.degraded:
         return Judged(value, details=details)
     gate = _gate(begun.flow, step.name)
@@ -225,7 +262,7 @@ def _judge(attempt: Attempt, output: object, value: bytes, keep: AbstractContext
         why = f"this worker does not know flow {begun.flow!r} with a gate here; add its module to CELERIAC_AGENTS"
         raise AttemptFailed(why, judged=True)
     try:
-        with keep:
+        with _kept(attempt):
             decision = outside_loop_for_long(gate.decide, output, sent_back=step.sent_back)
     except Exception as error:
         logger.exception("run %s step %s: the gate raised", begun.run_id, step.name)
@@ -240,7 +277,8 @@ def _judge(attempt: Attempt, output: object, value: bytes, keep: AbstractContext
             return Judged(value, "fallback", {"agent": fallback.name, "reason": reason})
         case Decision("human", question):
             asked = {"question": question, "timeout_ms": milliseconds(gate.timeout), "default": gate.default}
-            return Judged(value, "wait", asked | ({"fallback": fallback.name} if fallback else {}))
+            more = {"fallback": fallback.name} if fallback else {}
+            return Judged(value, "wait", {**asked, **more, **(details or {})})
         case _:
             raise AttemptFailed(f"rejected by its gate: {decision.reason}", judged=True)
 

@@ -22,6 +22,7 @@ from kombu.utils.json import loads
 
 from orchestrator.agent import is_agent
 from orchestrator.runtime.process import current
+from orchestrator.runtime.vetting import misshape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -223,7 +224,8 @@ class Channel(kombu_redis.Channel):
 
     def _set_aside(self, key: bytes, raw: bytes, error: Exception) -> None:
         queue = key.decode(errors="replace").split(self.sep)[0]
-        reason = f"unreadable: {type(error).__name__}: {error}"
+        wrong = misshape(raw)
+        reason = f"unreadable: {type(error).__name__}: {error}" if wrong is None else f"misshapen: {wrong}"
         logger.error("a message of queue %s is set aside: %s", queue, reason)
         current().dead.add(queue=queue, reason=reason, body=raw)
         # Where it got as far as being booked as delivered, it must not come back.

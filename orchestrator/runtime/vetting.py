@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import json
 from typing import Final
 
 TEXT: Final = frozenset({"lang", "task", "root_id", "parent_id", "group", "shadow", "argsrepr", "kwargsrepr", "origin"})
@@ -9,6 +12,58 @@ NUMBERS: Final = frozenset({"retries", "group_index", "replaced_task_nesting"})
 SIGNATURES: Final = ("callbacks", "errbacks", "chain")
 TIME_LIMITS: Final = 2
 BODY_PARTS: Final = 3
+
+
+def misshape(raw: bytes) -> str | None:
+    """
+    Return what is wrong with the shape of a message that kombu could not read, or None where that is not its shape.
+
+    Args:
+        raw: as it was in the queue.
+    """
+    try:
+        message = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(message, dict):
+        return "it is no object"
+    properties = message.get("properties")
+    if not isinstance(properties, dict):
+        return "its properties are no object" if "properties" in message else "it has no properties"
+    return (
+        _of_properties(properties)
+        or _of_task(message.get("headers"))
+        or _of_encoding(message.get("body"), properties.get("body_encoding"))
+    )
+
+
+def _of_properties(properties: dict[str, object]) -> str | None:
+    if not isinstance(properties.get("delivery_tag"), str):
+        said = "is no text" if "delivery_tag" in properties else "is missing"
+        return f"its property 'delivery_tag' {said}"
+    if not isinstance(properties.get("delivery_info"), dict | None):
+        return "its property 'delivery_info' is no object"
+    return None
+
+
+def _of_task(headers: object) -> str | None:
+    if not isinstance(headers, dict | None):
+        return "its headers are no object"
+    if headers and not isinstance(headers.get("task"), str | None):
+        return "its header 'task' is no text"
+    return None
+
+
+def _of_encoding(body: object, encoding: object) -> str | None:
+    if not isinstance(body, str | None):
+        return "its body is no text"
+    if encoding not in {None, "base64"}:
+        return f"its body is encoded as {encoding!r:.40}, and only base64 is known"
+    try:
+        base64.b64decode(body or "")
+    except (binascii.Error, ValueError):
+        return "its body is no base64" if encoding else None
+    return None
 
 
 def defect(headers: object, body: object) -> str | None:

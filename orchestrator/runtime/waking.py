@@ -25,7 +25,9 @@ def wake(app: Celery, process: WorkerProcess, agent: str, granted: Sequence[str]
         steps = [(run_id, step) for run_id, step in map(keys.split_member, granted) if step]
         outcomes = process.store.wake(steps, turn=True)
         publish_steps(app, process, [one for one, what in zip(steps, outcomes, strict=True) if what == "ready"])
-        gone = [member for member, what in zip(granted, outcomes, strict=True) if what in {"closed", "waiting"}]
+        gone = [
+            member for member, what in zip(granted, outcomes, strict=True) if what not in {"ready", "early", "busy"}
+        ]
         granted = [following for member in gone for following in process.guards.forget(agent, member)]
 
 

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from redis.exceptions import NoScriptError
 
-from orchestrator.messages import FanOut, StepState
+from orchestrator.errors import TooManySteps
+from orchestrator.messages import MAX_STEPS, FanOut, StepState
 from orchestrator.state import keys
 from orchestrator.state.reading import milliseconds
 from orchestrator.state.runs import NOTHING_SPENT, Change, changed
 from orchestrator.state.text import shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from redis import Redis
 
@@ -68,15 +69,24 @@ class FanOuts:
 
         Raises:
             PayloadTooLarge: the output, or what a member takes, is over the maximum.
+            TooManySteps: with them the run would have more than it may have.
         """
         run_id, step = begun.run_id, begun.step
         self._store.payloads.check(f"the output of {step.name!r}", value)
         for member in members:
             self._store.payloads.check(f"the input of {member.steps[0].name!r}", member.value)
-        if not self._stage(begun, members):
+        values = {
+            _taken(member): self._store.payloads.put(
+                run_id, f"{_taken(member)}-{begun.fence}", member.value, ttl_ms=begun.ttl_ms
+            )
+            for member in members
+            if not member.fault
+        }
+        if not self._stage(begun, values):
             members = ()  # the step is not ours: the script says why, or that the same call was made before
         name = f"{step.name}@{step.begins}"
         stored = self._store.payloads.put(run_id, f"{name}-{begun.fence}", value, ttl_ms=begun.ttl_ms)
+        records = [text for number, member in enumerate(members) for text in _records(number, members, member)]
         reply = self._scripts.delegate(
             run_id,
             step.name,
@@ -89,28 +99,24 @@ class FanOuts:
             tokens=spent[0],
             cost=spent[1],
             chunk=CHUNK,
-            members=[text for number, member in enumerate(members) for text in _records(number, members, member)],
+            most=MAX_STEPS,
+            members=records,
         )
         change = changed(reply)
-        if change.what in {"stale", "closed"}:
-            self._store.payloads.drop(run_id, stored)
+        if change.what in {"stale", "closed", "crowded"}:
+            self._store.payloads.drop(run_id, stored, *values.values())
+        if change.what == "crowded":
+            raise TooManySteps(int(change.step), len(records) // 2, MAX_STEPS)
         return change
 
-    def _stage(self, begun: Begun, members: Sequence[Member]) -> bool:
-        """Store what members take; False: the step is not ours any more."""
-        values: list[str | bytes] = []
-        for member in members:
-            if not member.fault:
-                name = _taken(member)
-                values += (
-                    name,
-                    self._store.payloads.put(begun.run_id, f"{name}-{begun.fence}", member.value, ttl_ms=begun.ttl_ms),
-                )
+    def _stage(self, begun: Begun, values: Mapping[str, bytes]) -> bool:
+        """Store what members take, by name; False: the step is not ours any more."""
+        listed = [part for pair in values.items() for part in pair]
 
         def send() -> list[int]:
             pipe = self._client.pipeline(transaction=False)
-            for start in range(0, len(values), 2 * CHUNK):
-                part = values[start : start + 2 * CHUNK]
+            for start in range(0, len(listed), 2 * CHUNK):
+                part = listed[start : start + 2 * CHUNK]
                 self._scripts.stage(begun.run_id, begun.step.name, fence=begun.fence, values=part, pipe=pipe)
             return cast("list[int]", pipe.execute())
 
@@ -159,6 +165,8 @@ def _facts(members: Sequence[Member], terms: Terms) -> dict[str, Any]:
     }
     if terms.within is not None:
         facts["within_ms"] = milliseconds(terms.within)
+    if refused:
+        facts["fault"] = f"{refused[0].steps[0].name}: {shorten(refused[0].fault)}"
     if members:
         facts |= {"first": members[0].steps[0].name, "last": members[-1].steps[0].name}
     return facts

@@ -49,6 +49,7 @@ class _Folding:
         self.run: dict[str, object] = {}
         self.steps: dict[str, dict[str, object]] = {}
         self.fans: dict[str, FanFields] = {}
+        self.closing: set[str] = set()
 
     def step(self, event: Event) -> dict[str, object]:
         return self.steps[str(event.data["step"])]
@@ -68,6 +69,21 @@ class _Folding:
         step["first_ms"] = step.get("first_ms") or event.at_ms
         if step.get("within_ms") and not step.get("until_ms"):
             step["until_ms"] = event.at_ms + cast("int", step["within_ms"])
+
+    def start(self, step: dict[str, object], event: Event) -> None:
+        """Let a step be ready; a blackboard says itself that it is open."""
+        if not step.get("rules"):
+            self.ready(step, event)
+
+    def close_wakes(self, board: str, but: str | None = None) -> None:
+        """End what is unfinished of a blackboard's sources, but one's, and of all within them."""
+        entries = [
+            name
+            for name, step in self.steps.items()
+            if step.get("board") == board and step.get("member") == name and name != but
+        ]
+        roots = tuple(_root_of(board, name) for name in entries)
+        self.close(lambda name: name in entries or name.startswith(tuple(f"{root}/" for root in roots)))
 
     def close(self, accepts: Callable[[str], bool] = lambda _: True) -> None:
         """End what is unfinished, of all steps or of some."""
@@ -92,6 +108,7 @@ class _Folding:
         fan["ended"] += 1
         if outcome == "failed":
             first["fault"] = step["reason"]
+            fan["fault"] = fan.get("fault") or f"{event.data['step']}: {step['reason']}"
             fan["failed"] += 1
             fan["bad_weight"] += weight
             if first is not step or step.get("next"):
@@ -100,30 +117,51 @@ class _Folding:
                 self.close(lambda name: name.startswith(inside))
         else:
             first["answer"] = event.data["output"]
+            if event.data.get("accepted"):
+                first["accepted"] = True
             fan["good"] += 1
             fan["good_weight"] += weight
         if not event.data.get("accepted") and not _decided(fan):
-            self.open(fan, event)
+            self.open(str(step["fan"]), event)
 
-    def is_lesser(self, last: dict[str, object]) -> bool:
-        """Tell whether a member's output rests on what a fallback gave, or on a fan-out that got less than it takes."""
-        name = str(last["member"])
+    def task_of(self, join: str) -> object:
+        """Return what the boss took of a fan-out that is given out once more, by the value's name."""
+        bosses = [step for step in self.steps.values() if step.get("delegates") and step.get("next") == join]
+        return self.fans.get(join, {}).get("task") or (bosses[0].get("input") if bosses else None)
+
+    def lesser(self, last: dict[str, object]) -> tuple[bool, object]:
+        """Tell whether a member rests on what a fallback gave, or on a fan-out that got less than it takes; and why."""
+        name, lesser, why = str(last["member"]), False, None
         while True:
-            step = self.steps[name]
-            if step.get("degraded") or self.fans.get(name, {}).get("degraded"):
-                return True
+            step, fan = self.steps[name], self.fans.get(name, {})
+            if step.get("degraded"):
+                lesser, why = True, step.get("reason") or why
+            elif fan.get("degraded"):
+                lesser, why = True, why or fan.get("why") or fan.get("fault")
             if step is last:
-                return False
+                return lesser, why
             name = str(step["next"])
 
-    def open(self, fan: FanFields, event: Event) -> None:
+    def room(self, name: str) -> int:
+        """Return how many members of a fan-out may be in flight: one within another has its share of that one's."""
+        fan = self.fans[name]
+        if "fan" not in self.steps[name]:
+            return int(fan["width"])
+        outer = str(self.steps[name]["fan"])
+        share = self.room(outer) // max(self.fans[outer]["opened"] - self.fans[outer]["ended"], 1)
+        room: int = max(min(fan["width"], share), 1)
+        return room
+
+    def open(self, name: str, event: Event) -> None:
         """Let members begin that wait for their place."""
-        while fan.get("head") and fan["opened"] - fan["ended"] < fan["width"]:
+        fan = self.fans[name]
+        width = self.room(name) if fan.get("head") else 0
+        while fan.get("head") and fan["opened"] - fan["ended"] < width:
             step = self.steps[fan["head"]]
             fan["head"] = step.get("after")
             if step["status"] == "pending":
                 fan["opened"] += 1
-                self.ready(step, event)
+                self.start(step, event)
 
     def end(self, status: str, event: Event) -> None:
         if status != "completed" or event.data.get("partial"):
@@ -135,6 +173,11 @@ class _Folding:
                 self.run[fact] = event.data[fact]
         if "kind" in event.data:
             self.run["failure"] = {name: event.data[name] for name in ("kind", "step") if name in event.data}
+
+
+def _root_of(board: str, entry: str) -> str:
+    path = board[: board.rfind("/") + 1]
+    return path + entry[len(path) :].partition("/")[0]
 
 
 def _decided(fan: FanFields) -> bool:
@@ -164,13 +207,15 @@ def _run_submitted(folding: _Folding, event: Event) -> None:
         folding.steps[str(step.pop("name"))] = step
     for step in list(folding.steps.values())[:1]:
         step["input"] = "input"
-        folding.ready(step, event)
+        folding.start(step, event)
 
 
 def _step_started(folding: _Folding, event: Event) -> None:
     data, step = event.data, folding.step(event)
     step.update(status="running", started_ms=event.at_ms, attempt=data["attempt"], begins=data["begins"])
     step.update(fence=data["fence"], worker=data["worker"])
+    if "changed" in data:
+        step["changed"] = data["changed"]
     if folding.run["status"] == "queued":
         folding.run["status"] = "running"
 
@@ -180,24 +225,43 @@ def _step_completed(folding: _Folding, event: Event) -> None:
     _settle(step)
     _spent(step, event)
     step.update(status="completed", output=data["output"], ended_ms=event.at_ms)
-    if "reason" in data:
+    if data.get("partial"):
+        step.update(status="cancelled", reason=data["reason"])
+        step.pop("degraded", None)
+    elif "reason" in data:
         step.update(degraded=True, reason=data["reason"])
     undoes = step.get("undoes")
     if undoes:
-        folding.steps[str(undoes)]["undone"] = True
+        _undone(folding.steps[str(undoes)], cast("int", step.get("revision", 0)))
+    if data.get("answers") and str(step["next"]) in folding.fans:
+        folding.fans[str(step["next"])] = {"total": folding.fans[str(step["next"])]["total"]}
     if step.get("fan") and not step.get("next"):
-        folding.member_ended(step, "degraded" if folding.is_lesser(step) else "ok", event)
+        lesser, why = folding.lesser(step)
+        if lesser and why:
+            folding.steps[str(step["member"])]["fault"] = why
+        folding.member_ended(step, "degraded" if lesser else "ok", event)
     elif step.get("next") and not data.get("partial") and not data.get("answers"):
         following = folding.steps[str(step["next"])]
         if not undoes:
             following["input"] = data["output"]
-        folding.ready(following, event)
+        folding.start(following, event)
+
+
+def _undone(step: dict[str, object], revision: int) -> None:
+    left = [one for one in cast("list[dict[str, object]]", step.pop("earlier", [])) if one["revision"] != revision]
+    if left:
+        step["earlier"] = left
+    if revision == step.get("revision", 0) or step["status"] != "completed":
+        step["undone"] = True
 
 
 def _step_revised(folding: _Folding, event: Event) -> None:
     _spent(folding.step(event), event)
     span = list(folding.span(event))
     for step in span:
+        if step.get("undo") and step["status"] == "completed":
+            before = {"output": step["output"], "revision": step.get("revision", 0)}
+            step["earlier"] = [*cast("list[object]", step.get("earlier", [])), before]
         step.update(status="pending", attempt=0, revision=cast("int", step.get("revision", 0)) + 1)
         if first := step.pop("instead_of", None):
             step["agent"] = first
@@ -287,6 +351,50 @@ def _step_failed(folding: _Folding, event: Event) -> None:
             folding.ready(folding.steps[str(step["next"])], event)
     elif step.get("fan"):
         folding.member_ended(step, "failed", event)
+    elif step.get("board"):
+        _source_failed(folding, step, event)
+
+
+def _source_failed(folding: _Folding, step: dict[str, object], event: Event) -> None:
+    above = folding.steps[str(step["board"])]
+    following = step
+    while following.get("next"):
+        following = folding.steps[str(following["next"])]
+        if following["status"] not in ENDED:
+            _settle(following)
+            following["status"] = "cancelled"
+    rules = cast("dict[str, object]", above["rules"])
+    if rules["otherwise"] == "degrade" and step["board"] not in folding.closing:
+        above["degraded"] = True
+        above["reason"] = above.get("reason") or f"{event.data['step']}: {step['reason']}"
+
+
+def _board_opened(folding: _Folding, event: Event) -> None:
+    step = folding.steps[str(event.data["board"])]
+    _settle(step)
+    step.update(status="running", started_ms=event.at_ms, begins=event.data["begins"])
+
+
+def _source_woken(folding: _Folding, event: Event) -> None:
+    data = event.data
+    steps = cast("dict[str, dict[str, object]]", data["steps"])
+    order = cast("list[str]", data["order"])
+    for name in order:
+        folding.steps[name] = dict(steps[name])
+    folding.start(folding.steps[order[0]], event)
+
+
+def _goal_reached(folding: _Folding, event: Event) -> None:
+    folding.close_wakes(str(event.data["board"]), str(event.data["by"]))
+    folding.closing.add(str(event.data["board"]))
+
+
+def _board_ended(folding: _Folding, event: Event) -> None:
+    folding.close_wakes(str(event.data["board"]))
+
+
+def _entries_written(folding: _Folding, event: Event) -> None:
+    """What a board holds is folded by `fold_board`: it is no part of the run's projection."""
 
 
 def _step_delegated(folding: _Folding, event: Event) -> None:
@@ -296,12 +404,13 @@ def _step_delegated(folding: _Folding, event: Event) -> None:
     fan: FanFields = {
         **{field: facts[field] for field in (*_TERMS, "failed", "bad_weight")},
         "total": old.get("total", 0) + facts["size"],
-        "round": old["round"] + 1 if again else 1,
-        "degraded": again and old.get("degraded", False),
+        "round": old.get("round", 0) + 1 if again else 1,
+        "degraded": again and (old.get("degraded", False) or step.get("degraded", False)),
+        "fault": facts.get("fault"),
         "first": (old.get("first") if again else None) or facts.get("first"),
         "tail": facts.get("last") or (old.get("tail") if again else None),
         "head": facts.get("first"),
-        "task": old["task"] if again else step.get("input"),
+        "task": (folding.task_of(name) if again else None) or step.get("input"),
         "opened": facts["failed"],
         "ended": facts["failed"],
         "good": 0,
@@ -316,7 +425,7 @@ def _step_delegated(folding: _Folding, event: Event) -> None:
         step.update(status="pending", attempt=0, revision=cast("int", step.get("revision", 0)) + 1)
         if first := step.pop("instead_of", None):
             step["agent"] = first
-        for gone in ("input", "first_ms", "until_ms", "rung", "losses", "strikes"):
+        for gone in ("input", "first_ms", "until_ms", "rung", "losses", "strikes", "degraded", "reason"):
             step.pop(gone, None)
         if facts.get("first") and old.get("tail"):
             folding.steps[old["tail"]]["after"] = facts["first"]
@@ -333,7 +442,7 @@ def _members_added(folding: _Folding, event: Event) -> None:
 
 
 def _members_opened(folding: _Folding, event: Event) -> None:
-    folding.open(folding.fans[str(event.data["fan"])], event)
+    folding.open(str(event.data["fan"]), event)
 
 
 def _fan_out_joined(folding: _Folding, event: Event) -> None:
@@ -390,7 +499,7 @@ def _run_redriven(folding: _Folding, event: Event) -> None:
         step.pop("input", None)
     else:
         step["input"] = data["input"]
-        folding.ready(step, event)
+        folding.start(step, event)
 
 
 def _reset(step: dict[str, object], name: str, event: Event) -> None:
@@ -410,7 +519,7 @@ def _reset(step: dict[str, object], name: str, event: Event) -> None:
 
 _OF_WHAT_WAS_DONE = (
     *("output", "draft", "reason", "degraded", "undone", "rung", "losses", "strikes"),
-    *("ended_ms", "first_ms", "until_ms", "decision", "sent_back", "outcome", "answer", "fault"),
+    *("ended_ms", "first_ms", "until_ms", "decision", "sent_back", "outcome", "answer", "fault", "accepted", "earlier"),
 )
 
 
@@ -446,6 +555,11 @@ _HANDLERS: dict[str, Callable[[_Folding, Event], None]] = {
     "MembersOpened": _members_opened,
     "FanOutJoined": _fan_out_joined,
     "StepLate": _step_late,
+    "BoardOpened": _board_opened,
+    "SourceWoken": _source_woken,
+    "EntriesWritten": _entries_written,
+    "GoalReached": _goal_reached,
+    "BoardEnded": _board_ended,
     "EffectRecorded": _effect_recorded,
     "StepRedispatched": _step_redispatched,
     "StepFailed": _step_failed,

@@ -39,6 +39,15 @@ CLASSES: Final[Mapping[Priority, int]] = {"high": 0, "normal": 1, "low": 2}
 FORGOTTEN_MS: Final = 2 * 86_400_000
 """How long a breaker is kept that was left to itself again and is not called."""
 
+KEEP_BATCH: Final = 200
+"""Calls that are kept in one script, so that none keeps Redis long."""
+
+Hold = tuple[str, str, str]
+"""What a call holds: agent, member, fence."""
+
+MOST: Final = 10**15
+"""Tokens, or millionths of money, that one call can count for; Redis' integers hold thousands of that."""
+
 BUCKETS: Final = 10
 MICRO: Final = 1_000_000
 COMPACT: Final = json.JSONEncoder(separators=(",", ":"))
@@ -257,6 +266,7 @@ class Guards:
         self._specs: dict[str, tuple[Sequence[Guard], str]] = {}
         self._admit = register("admit")
         self._settle = register("settle")
+        self._keep = register("keep")
         self._grant = register("grant")
         self._forget = register("forget")
         self._waiting = register("waiting")
@@ -264,7 +274,7 @@ class Guards:
         self._force = register("force")
         self._budget = register("budget")
 
-    def admit(
+    def admit(  # noqa: PLR0913  all by name; what is asked for, by whom, and for how long
         self,
         agent: str,
         member: str,
@@ -275,20 +285,25 @@ class Guards:
         need: Need = NOTHING,
         hold_ms: int,
         wait: bool,
+        known_ms: int = 0,
         budgets: Sequence[str] = (),
+        fence: str = "",
     ) -> Admitted | Refused:
         """
         Take all that a call needs, or nothing, in one round trip.
 
-        A member that holds it already is admitted again, and keeps it longer.
+        A member that holds it already is admitted again, and keeps it longer. A later attempt of it, by its fence,
+        gives that back and takes its own; an earlier one is refused.
 
         Args:
             member: the run and step, `keys.member`.
             need: reserved; an amount of 0 is never refused by a budget.
-            hold_ms: after this it is taken back from a call that was not settled; 0: nothing is held, and there is
-                nothing to settle (rates and budgets alone).
+            hold_ms: after this it is taken back from a call that was neither kept nor settled; 0: nothing is held, and
+                there is nothing to settle (rates and budgets alone).
+            known_ms: how long a call can be settled that has neither a place nor a probe, where that is longer.
             wait: queue where it is refused by what will pass.
             budgets: names; all must have room. One that was never set has no limit.
+            fence: of the step's attempt, from `begin`; empty where there is no such thing.
         """
         if not hold_ms and any(guard.kind != "rate" for guard in guards):
             msg = "a breaker or a concurrency limit takes what must be settled: give hold_ms"
@@ -301,8 +316,10 @@ class Guards:
             "1" if wait else "",
             tenant,
             CLASSES[priority],
-            need.tokens,
-            _micro(need.cost),
+            min(need.tokens, MOST),
+            min(_micro(need.cost), MOST),
+            fence,
+            known_ms,
         ]
         for budget in budgets:
             args += budget, keys.budget(budget)
@@ -323,6 +340,7 @@ class Guards:
         used: Need | None = None,
         closed_ms: int = 0,
         good: tuple[str, bytes, int] | None = None,
+        fence: str = "",
     ) -> list[str]:
         """
         Give back what a call holds and say how it went, in one round trip. A member that holds nothing changes nothing.
@@ -342,6 +360,7 @@ class Guards:
             used=used,
             closed_ms=closed_ms,
             good=good,
+            fence=fence,
         ).tell()
 
     def settlement(
@@ -355,6 +374,7 @@ class Guards:
         used: Need | None = None,
         closed_ms: int = 0,
         good: tuple[str, bytes, int] | None = None,
+        fence: str = "",
     ) -> Settlement:
         """
         Return what `settle` tells.
@@ -364,6 +384,7 @@ class Guards:
             used: what it used; None: not known, the reservation counts.
             closed_ms: how long from now nobody may call, as the provider said; kept also where nothing is held.
             good: digest of the input, the output, and how long it is kept (ms).
+            fence: as of `admit`; what another attempt of the member holds stays with that.
         """
         digest, output, good_ms = good or ("", b"", 0)
         args: list[str | bytes | float] = [
@@ -371,8 +392,8 @@ class Guards:
             f"{agent}/{member}",
             outcome,
             took_ms,
-            "" if used is None else used.tokens,
-            "" if used is None else _micro(used.cost),
+            "" if used is None else min(used.tokens, MOST),
+            "" if used is None else min(_micro(used.cost), MOST),
             closed_ms,
             self._spec(agent, guards) if closed_ms > 0 else "",
             good_ms,
@@ -380,8 +401,21 @@ class Guards:
             self._grant_ms,
             GRANTS_ON_SETTLE,
             QUEUES,
+            fence,
         ]
         return Settlement(self.client, self._settle, agent, [*self._keys(agent), keys.good(agent, digest)], args)
+
+    def keep(self, held: Sequence[Hold], *, hold_ms: int) -> None:
+        """Let calls under way hold what they hold until `hold_ms` from now, in one round trip."""
+        pipe = self.client.pipeline(transaction=False)
+        for start in range(0, len(held), KEEP_BATCH):
+            parts = [
+                part
+                for agent, member, fence in held[start : start + KEEP_BATCH]
+                for part in (f"{agent}/{member}", fence)
+            ]
+            self._keep(self._keys(), [self._now(), hold_ms, *parts], client=pipe)
+        pipe.execute()
 
     def grant(self, agent: str) -> list[str]:
         """Return members that may go on now, in fair order; what they need is reserved for them for `grant_ms`."""
@@ -404,15 +438,18 @@ class Guards:
         random.shuffle(agents)
         return agents
 
-    def forget(self, agent: str, member: str) -> list[str]:
+    def forget(self, agent: str, member: str, *, fence: str = "") -> list[str]:
         """
         Let a member leave the queue and give back what it holds; what it used stays counted.
+
+        Args:
+            fence: of the attempt that is over: what a later one has stays. Empty: the step is over.
 
         Returns:
             Members that may go on by what was freed: wake them. None where another agent's wait for the same; they are
             left to `grant`.
         """
-        args = [self._now(), f"{agent}/{member}", self._grant_ms, GRANTS_ON_SETTLE, QUEUES]
+        args = [self._now(), f"{agent}/{member}", self._grant_ms, GRANTS_ON_SETTLE, QUEUES, fence]
         return _turns(agent, self._forget(self._keys(agent), args))
 
     def last_good(self, agent: str, digest: str) -> tuple[bytes, float] | None:
@@ -461,7 +498,7 @@ class Guards:
             name: `tenant:<name>` or `run:<id>`.
             tokens, cost: None: no limit.
             per_ms: it renews each time this has passed since it was first set.
-            ttl_ms: it goes after this; without, it stays and is listed.
+            ttl_ms: it goes after this, or later if it was set for longer; without, it stays and is listed.
         """
         limits = [tokens, None if cost is None else _micro(cost), per_ms, ttl_ms]
         args = [self._now(), name, *("" if limit is None else limit for limit in limits)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 import time
 from binascii import crc32
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
@@ -90,6 +91,11 @@ def children(run_id: str) -> str:
     return f"{run(run_id)}:children"
 
 
+def board(run_id: str, step: str) -> str:
+    """hash: a blackboard by its step: its entries, who has locked them, who waits for what. As `run`."""
+    return f"{run(run_id)}:board:{step}"
+
+
 def blob(run_id: str, name: str) -> str:
     """string: one large value, compressed. Expires `retention` after the run's deadline at the latest."""
     return f"{run(run_id)}:blob:{name}"
@@ -141,10 +147,11 @@ def retry_budget(agent: str) -> str:
     return f"{{guards}}:retries:{agent}"
 
 
-def of_run(run_id: str) -> list[str]:
+@lru_cache(maxsize=4096)
+def of_run(run_id: str) -> tuple[str, ...]:
     """Return the keys that every script on a run takes, in the order that `_run.lua` names them."""
     shard = shard_of(run_id)
-    return [
+    return (
         run(run_id),
         data(run_id),
         events(run_id),
@@ -155,7 +162,7 @@ def of_run(run_id: str) -> list[str]:
         *(index(shard, status) for status in STATUSES),
         dead(shard),
         children(run_id),
-    ]
+    )
 
 
 def member(run_id: str, step: str) -> str:

@@ -70,7 +70,8 @@ class Payloads:
             raise WrongState(run_id, f"the value {name!r} has expired or was evicted; Redis must run with noeviction")
         return zlib.decompress(compressed)
 
-    def drop(self, run_id: str, stored: bytes) -> None:
-        """Delete the claim-checked value of an attempt that was not committed."""
-        if stored.startswith(CLAIM):
-            self._client.delete(keys.blob(run_id, stored[1:].decode()))
+    def drop(self, run_id: str, *stored: bytes) -> None:
+        """Delete the claim-checked values of an attempt that was not committed."""
+        claims = [keys.blob(run_id, one[1:].decode()) for one in stored if one.startswith(CLAIM)]
+        if claims:
+            self._client.unlink(*claims)

@@ -3,26 +3,47 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Final, cast
 
+from pydantic import ValidationError
 from redis.exceptions import NoScriptError
 
-from orchestrator.errors import RunNotFound
+from orchestrator.errors import RunNotFound, RunUnreadable, text_of
 from orchestrator.messages import ENDS, Event, RunState
 from orchestrator.state import keys
 from orchestrator.state.payload import Payloads
 from orchestrator.state.scripts import Scripts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from redis import Redis
 
     from orchestrator.messages import RunStatus
     from orchestrator.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 IN_A_ROW: Final = 10
 """Steps that are published together: every link of a chain carries the rest of it."""
+
+
+def projection(run_id: str, fields: Mapping[bytes, bytes]) -> RunState:
+    """
+    Build a run's projection from its hash, or from a part of it whose `order` names the steps that are there.
+
+    Raises:
+        RunUnreadable: it is another version's, or broken.
+    """
+    try:
+        return RunState.from_hash(run_id, {name.decode(): value.decode() for name, value in fields.items()})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where, more = ".".join(str(part) for part in first["loc"]), error.error_count() - 1
+        raise RunUnreadable(run_id, f"{where}: {first['msg']}" + (f" (and {more} more)" if more else "")) from None
+    except (LookupError, TypeError, ValueError) as error:
+        raise RunUnreadable(run_id, text_of(error)) from None
 
 
 def milliseconds(seconds: float) -> int:
@@ -51,6 +72,7 @@ class RunReader:
 
         Raises:
             RunNotFound: there is none.
+            RunUnreadable: it is another version's, or broken.
         """
         found = self.load_many([run_id])
         if not found:
@@ -66,22 +88,39 @@ class RunReader:
         """
         names = [name for name in RunState.model_fields if name not in {"id", "steps", "fans"}]
         found = cast("list[bytes | None]", self.client.hmget(keys.run(run_id), names))
-        fields = {name: value.decode() for name, value in zip(names, found, strict=True) if value is not None}
+        fields = {name.encode(): value for name, value in zip(names, found, strict=True) if value is not None}
         if not fields:
             raise RunNotFound(run_id)
-        return RunState.from_hash(run_id, {**fields, "order": "[]"})
+        return projection(run_id, {**fields, b"order": b"[]"})
+
+    def status(self, run_id: str) -> RunStatus:
+        """
+        Return a run's status, whatever else it holds.
+
+        Raises:
+            RunNotFound: there is none.
+        """
+        found = cast("bytes | None", self.client.hget(keys.run(run_id), "status"))
+        if found is None:
+            raise RunNotFound(run_id)
+        return cast("RunStatus", found.decode())
 
     def load_many(self, run_ids: Sequence[str]) -> list[RunState]:
-        """Return the projections of those runs that exist, in the order asked for."""
+        """
+        Return the projections of those runs that exist, in the order asked for.
+
+        Raises:
+            RunUnreadable: one is another version's, or broken.
+        """
+        return [projection(run_id, fields) for run_id, fields in self._hashes(run_ids)]
+
+    def _hashes(self, run_ids: Sequence[str]) -> Iterator[tuple[str, dict[bytes, bytes]]]:
+        """Give what is stored of those runs that exist, in one round trip."""
         pipe = self.client.pipeline(transaction=False)
         for run_id in run_ids:
             pipe.hgetall(keys.run(run_id))
         found = cast("list[dict[bytes, bytes]]", pipe.execute())
-        return [
-            RunState.from_hash(run_id, {key.decode(): value.decode() for key, value in fields.items()})
-            for run_id, fields in zip(run_ids, found, strict=True)
-            if fields
-        ]
+        return ((run_id, fields) for run_id, fields in zip(run_ids, found, strict=True) if fields)
 
     def newest(self, statuses: Sequence[RunStatus], limit: int) -> list[str]:
         """Return the ids of the newest runs of these statuses over all shards, newest first."""
@@ -126,7 +165,9 @@ class RunReader:
 
     def left(self, run_id: str, steps: Sequence[str] = ()) -> RunState | None:
         """
-        Return as much of a run as is needed to publish what is left of it, in one round trip; None: there is none.
+        Return as much of a run as is needed to publish what is left of it, in one round trip.
+
+        None: there is no such run, or this version cannot read it, which is logged.
 
         Args:
             run_id: the run.
@@ -170,10 +211,49 @@ class RunReader:
         """Return the runs that a run's steps have submitted."""
         return [entry.decode() for entry in cast("set[bytes]", self.client.smembers(keys.children(run_id)))]
 
-    def agent_of(self, run_id: str, step: str) -> str:
-        """Return the agent a step is up to now, whatever else its record holds; empty where there is no such step."""
+    def descendants(self, run_id: str, limit: int) -> list[RunState]:
+        """
+        Return a run's children, and theirs, at most `limit`: each before its own.
+
+        One that cannot be read is left out, and logged.
+        """
+        found: list[RunState] = []
+        above = [run_id]
+        while above and len(found) < limit:
+            pipe = self.client.pipeline(transaction=False)
+            for parent in above:
+                pipe.smembers(keys.children(parent))
+            replies = cast("list[set[bytes]]", pipe.execute())
+            below = sorted(entry.decode() for entries in replies for entry in entries)[: limit - len(found)]
+            for child, fields in self._hashes(below):
+                try:
+                    found.append(projection(child, fields))
+                except RunUnreadable as error:
+                    logger.error("%s", error)  # noqa: TRY400  no traceback: it says all
+            above = below
+        return found
+
+    def agents_of(self, steps: Sequence[tuple[str, str]]) -> list[str]:
+        """
+        Return the agents that steps are up to now, in one round trip, whatever else their records hold.
+
+        Args:
+            steps: (run, step) pairs.
+
+        Returns:
+            For each the agent's name; empty where there is no such step.
+        """
+        pipe = self.client.pipeline(transaction=False)
+        for run_id, step in steps:
+            pipe.hget(keys.run(run_id), f"step:{step}")
+        found = cast("list[bytes | None]", pipe.execute())
+        return [str(json.loads(record)["agent"]) if record else "" for record in found]
+
+    def holder_of(self, run_id: str, step: str) -> tuple[str, str]:
+        """Return the agent a step is up to now, and the fence of its last attempt; empty where there is none."""
         record = cast("bytes | None", self.client.hget(keys.run(run_id), f"step:{step}"))
-        return str(json.loads(record)["agent"]) if record else ""
+        facts = json.loads(record) if record else {}
+        return str(facts.get("agent", "")), str(facts.get("fence") or "")
 
 
 def _left(run_id: str, reply: list[bytes]) -> RunState | None:
@@ -185,7 +265,12 @@ def _left(run_id: str, reply: list[bytes]) -> RunState | None:
     ]
     state = {"id": run_id, "status": status.decode(), "flow": flow.decode(), "priority": priority.decode()}
     untold = {"tenant": "", "tags": {}, "created_ms": 0, "deadline_ms": 0, "retention_ms": 0}
-    return RunState.model_validate({**state, **untold, "steps": steps})
+    try:
+        return RunState.model_validate({**state, **untold, "steps": steps})
+    except ValidationError as error:
+        # A newer version's, while workers are replaced one by one: it must not hold up the runs beside it.
+        logger.error("run %s: cannot be read, and not be published: %s", run_id, error)  # noqa: TRY400
+        return None
 
 
 _Entries = list[tuple[bytes, dict[bytes, bytes]]]

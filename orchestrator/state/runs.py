@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -10,7 +11,7 @@ from itertools import groupby
 from secrets import token_hex
 from typing import TYPE_CHECKING, Final, Literal, cast
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from orchestrator.errors import LeaseLost, WrongState
 from orchestrator.messages import RunBudget, StepState
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from orchestrator.messages import Choice, PlanStep, Priority
     from orchestrator.settings import Settings
     from orchestrator.state.scripts import Held, Renewal
+
+logger = logging.getLogger(__name__)
 
 Spent = tuple[int, float]
 """Tokens and cost."""
@@ -57,7 +60,11 @@ class Submission:
     tags: Mapping[str, str]
     refused: str = ""
     parent: str | None = None
+    parent_step: str | None = None
     budget: RunBudget | None = None
+
+
+What = Literal["created", "existing", "conflict", "closed", "no parent"]
 
 
 @dataclass(frozen=True)
@@ -65,16 +72,25 @@ class Submitted:
     """
     Which run a submission led to: a new one, the one its key had made before, or one its key belongs to.
 
-    `closed`: none, the run that was to be its parent has ended.
+    `closed`: none, the run that was to be its parent has ended; `no parent`: there is no such run. `ready`: the steps
+    of a new one that are to be published.
     """
 
     run_id: str
-    what: Literal["created", "existing", "conflict", "closed"]
+    what: What
+    ready: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Begun:
-    """A step that may execute: its lease is ours until it is lost."""
+    """
+    A step that may execute: its lease is ours until it is lost.
+
+    Attributes:
+        value: what it takes, JSON; empty where that cannot be read, and `fault` says why.
+        remaining: seconds until it, or its run, must be done.
+        useful: seconds in which its output is of use: a member's is not when its fan-out has come together.
+    """
 
     run_id: str
     step: StepState
@@ -87,11 +103,14 @@ class Begun:
     priority: Priority
     budgets: tuple[RunBudget, ...]
     remaining: float
+    useful: float
     ttl_ms: int
+    fault: str = ""
 
     def effect_field(self, name: str) -> str:
         """Return where the result of a sub-step is kept: for all attempts of the step at this revision."""
-        return f"once:{self.step.name}:{self.step.revision}{f'+{self.step.rung}' if self.step.degraded else ''}:{name}"
+        step = self.step
+        return f"once:{step.known_as}:{step.revision}{f'+{step.rung}' if step.degraded else ''}:{name}"
 
 
 @dataclass(frozen=True)
@@ -134,8 +153,32 @@ class Due:
 
 def changed(reply: list[bytes]) -> Change:
     """Read the reply of a script that may make steps ready."""
-    what, step, *ready = (part.decode() for part in reply)
-    return Change(what, step, tuple(zip(ready[::2], ready[1::2], strict=True)))
+    what, step, *ready = reply
+    return Change(what.decode(), step.decode(), ready_steps(ready))
+
+
+def ready_steps(reply: Sequence[bytes]) -> tuple[tuple[str, str], ...]:
+    """Read the end of such a reply: the steps that are ready, and their agents, by turns."""
+    parts = [part.decode() for part in reply]
+    return tuple(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _each_of(steps: Sequence[tuple[str, str]], pipe: Pipeline) -> list[str]:
+    """Return what a script has replied for each step: one whose run cannot be handled must not hold up the others."""
+    outcomes = []
+    for (run_id, step), reply in zip(steps, cast("list[object]", pipe.execute(raise_on_error=False)), strict=True):
+        if type(reply) is ResponseError:  # a script's own; the server's are of its subclasses
+            logger.error("run %s step %s: cannot be handled: %s", run_id, step, reply)
+        elif isinstance(reply, Exception):
+            raise reply
+        outcomes.append(reply.decode() if isinstance(reply, bytes) else "broken")
+    return outcomes
+
+
+def is_given(name: str) -> bool:
+    """Tell whether a value is what somebody gave a run as its input, or its redriven step; no step's output."""
+    # Outputs have the number of their attempt behind an @.
+    return name == "input" or (name.startswith("input-") and "@" not in name)
 
 
 def _members(found: Iterable[bytes]) -> list[tuple[str, str | None]]:
@@ -199,12 +242,13 @@ class RunStore(RunReader):
         return [record.split()[0].decode() if record else run_id for run_id, record in zip(ids, records, strict=True)]
 
     def _submitted(self, run_id: str, stored: bytes, reply: list[bytes]) -> Submitted:
-        what, found = (part.decode() for part in reply)
+        what, found, *ready = (part.decode() for part in reply)
         if found == run_id:
-            # Also where the first reply was lost and the call was sent again: who else would know this id?
-            return Submitted(run_id, "created")
+            # Also where the first reply was lost and the call was sent again: who else would know this id? Then what is
+            # ready is not told; its dispatch deadline brings it on.
+            return Submitted(run_id, "created", tuple(ready[::2]))
         self.payloads.drop(run_id, stored)
-        return Submitted(found, cast('Literal["existing", "conflict", "closed"]', what))
+        return Submitted(found, cast("What", what))
 
     def _submit(
         self, run_id: str, holder: str, submission: Submission, stored: bytes, pipe: Pipeline | None
@@ -217,6 +261,8 @@ class RunStore(RunReader):
         }
         if submission.key is not None:
             facts["key"] = submission.key
+        if submission.parent_step is not None:
+            facts["parent_step"] = submission.parent_step
         if submission.budget is not None:
             facts["budget"] = submission.budget.model_dump(exclude_none=True)
         if submission.plan:
@@ -252,24 +298,28 @@ class RunStore(RunReader):
             agent: who asks; after a fallback the step is another's.
             nonce: random; a repeated call with the same one gets the same answer.
             worker: for people to read.
-
-        Raises:
-            WrongState: the input's claim check leads nowhere; the step and its run have failed.
         """
-        reply = self.scripts.begin(run_id, step, agent=agent, nonce=nonce, lease_ms=self._lease_ms, worker=worker)
+        reply = self.scripts.begin(
+            run_id,
+            step,
+            agent=agent,
+            nonce=nonce,
+            lease_ms=self._lease_ms,
+            worker=worker,
+            dispatch_ms=self._dispatch_ms,
+        )
         if reply[0] != b"execute":
             return Refused(reply[0].decode())
-        record, value, draft, flow, tenant, tags, deadline_ms, now_ms, keep_ms, priority, budgets = reply[1:]
+        record, value, draft, flow, tenant, tags, deadline_ms, now_ms, keep_ms, priority, budgets, joined_ms = reply[1:]
         state = StepState.model_validate({"name": step, **json.loads(record)})
         run_left_ms = int(deadline_ms) - int(now_ms)
         left_ms = run_left_ms if state.until_ms is None else min(run_left_ms, state.until_ms - int(now_ms))
+        given, revised, fault = b"", None, ""
         try:
             given = self.payloads.get(run_id, value)
             revised = self.payloads.get(run_id, draft) if draft else None
         except WrongState as error:
-            # Trying again will not bring it back: the run says why now, not after its last attempt.
-            self._fail(run_id, step, state.fence or "", error.args[1], "failed", NOTHING_SPENT)
-            raise
+            fault = str(error.args[1])
         return Begun(
             run_id=run_id,
             step=state,
@@ -282,7 +332,9 @@ class RunStore(RunReader):
             priority=cast("Priority", priority.decode()),
             budgets=tuple(RunBudget.model_validate(one) for one in json.loads(budgets) or ()),
             remaining=left_ms / 1000,
+            useful=min(left_ms, float(joined_ms) - int(now_ms)) / 1000 if joined_ms else left_ms / 1000,
             ttl_ms=run_left_ms + int(keep_ms),
+            fault=fault,
         )
 
     def renew(self, leases: Sequence[Held]) -> list[Renewal]:
@@ -484,6 +536,25 @@ class RunStore(RunReader):
             )
         )
 
+    def orphan(self, run_id: str, parent: str) -> Change:
+        """
+        Cancel a child whose parent, or the step that started it, has ended.
+
+        Asked for again by that parent, redriven, it is begun anew.
+
+        Returns:
+            cancelled, undoing, gone, or closed: it has ended, or its parent goes on.
+        """
+        return changed(
+            self.scripts.cancel(
+                run_id,
+                status="orphaned",
+                reason=f"its parent, run {parent}, has ended, or goes on without it",
+                by="parent",
+                dispatch_ms=self._dispatch_ms,
+            )
+        )
+
     def redrive(self, run_id: str, *, step: str, value: bytes | None, agent: str, deadline: float, by: str) -> Change:
         """
         Let a failed run go on from a step.
@@ -497,7 +568,9 @@ class RunStore(RunReader):
             by: who asks.
 
         Returns:
-            redriven, not failed, no step, member (it goes with its fan-out), no input or gone; and the step.
+            redriven, not failed, no step, member (it goes with its fan-out), elsewhere (the run does not go on where it
+            failed, and what is given is for a step without name), undone (a step before it), no input, orphan or gone;
+            and the step.
 
         Raises:
             PayloadTooLarge: the input is over the maximum.
@@ -557,12 +630,12 @@ class RunStore(RunReader):
             turn: whether they may go on before their timers ring.
 
         Returns:
-            For each: ready (publish it), early, waiting (for a decision), busy (ready or running) or closed.
+            For each: ready (publish it), early, waiting (for a decision), busy (ready or running), closed or broken.
         """
         pipe = self.client.pipeline(transaction=False)
         for run_id, step in steps:
             self.scripts.wake(run_id, step, turn=turn, dispatch_ms=self._dispatch_ms, pipe=pipe)
-        return [reply.decode() for reply in pipe.execute()] if steps else []
+        return _each_of(steps, pipe)
 
     def overrun(self, run_id: str, step: str) -> Change:
         """Fail a step that is not done in time. Returns `failed`, `undoing`, `early` or `closed`."""
@@ -591,15 +664,23 @@ class RunStore(RunReader):
         )
         return changed(reply)
 
-    def redispatch(self, run_id: str, step: str, *, queue_is_empty: bool) -> str:
-        """Look at a ready step nobody has begun in time. Returns `publish`, `wait` or `closed`."""
-        return self.scripts.redispatch(
-            run_id,
-            step,
-            empty="1" if queue_is_empty else "0",
-            dispatch_ms=self._dispatch_ms,
-            longest_ms=LONGEST_REDISPATCH_MS,
-        ).decode()
+    def redispatch(self, steps: Sequence[tuple[str, str]], *, queue_is_empty: Sequence[bool]) -> list[str]:
+        """
+        Look at ready steps nobody has begun in time, in one round trip.
+
+        Args:
+            steps: (run, step) pairs.
+            queue_is_empty: for each, whether its agent's queue holds no message.
+
+        Returns:
+            For each: publish, wait (longer; a backlog is no loss), closed or broken.
+        """
+        pipe = self.client.pipeline(transaction=False)
+        for (run_id, step), empty in zip(steps, queue_is_empty, strict=True):
+            self.scripts.redispatch(
+                run_id, step, empty=empty, dispatch_ms=self._dispatch_ms, longest_ms=LONGEST_REDISPATCH_MS, pipe=pipe
+            )
+        return _each_of(steps, pipe)
 
     def expire(self, run_id: str) -> Change:
         """Fail a run whose deadline has passed. Returns `cancelled`, `undoing`, `early`, `closed` or `gone`."""

@@ -70,30 +70,33 @@ def reach(point: str, run_id: str, step: str) -> None:
 def around(
     name: str, *, store: type[RunStore | FanOuts] = RunStore, before: str | None = None, after: str | None = None
 ) -> None:
-    """Put points around a method of a store: one that names run and step, or takes what begin gave."""
+    """Put points around a method of a store: one that names run and step, or several, or takes what begin gave."""
     method: Method = getattr(store, name)
 
     @functools.wraps(method)
     def wrapped(self: RunStore | FanOuts, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  any method's
-        run_id, step = args[:2] if isinstance(args[0], str) else (args[0].run_id, args[0].step.name)
+        of, *more = args
+        steps = of if isinstance(of, list) else [(of, more[0])] if isinstance(of, str) else [(of.run_id, of.step.name)]
         if before:
-            reach(before, run_id, step)
+            for run_id, step in steps:
+                reach(before, run_id, step)
         given = method(self, *args, **kwargs)
         if after:
-            reach(after, run_id, step)
+            for run_id, step in steps:
+                reach(after, run_id, step)
         return given
 
     patch.object(store, name, wrapped).start()
 
 
-def joining(commit: Method) -> Method:
-    """Put a point where the last member of a fan-out is committed, and nothing of what joins it is published."""
+def joining(end: Method) -> Method:
+    """Put a point where the last member of a fan-out has ended, and nothing of what joins it is published."""
 
-    @functools.wraps(commit)
-    def wrapped(self: RunStore, begun: Begun, *args: Any, **kwargs: Any) -> Change:  # noqa: ANN401  as of commit
-        change: Change = commit(self, begun, *args, **kwargs)
-        if begun.step.fan in change.to_publish:
-            reach("after-join", begun.run_id, str(begun.step.fan))
+    @functools.wraps(end)
+    def wrapped(self: RunStore, begun: Begun, *args: Any, **kwargs: Any) -> Change:  # noqa: ANN401  as of commit and fail
+        change: Change = end(self, begun, *args, **kwargs)
+        for step in change.to_publish:
+            reach("after-join", begun.run_id, step)
         return change
 
     return wrapped
@@ -202,6 +205,7 @@ around("delegate", store=FanOuts, before="before-delegate", after="after-delegat
 around("_stage", store=FanOuts, after="after-stage")
 around("join", store=FanOuts, after="after-overdue")
 patch.object(RunStore, "commit", joining(RunStore.commit)).start()
+patch.object(RunStore, "fail", joining(RunStore.fail)).start()
 patch("orchestrator.runtime.step.gathered", gathering(gathered)).start()
 patch.object(PublishBatch, "flush", flushing(PublishBatch.flush)).start()
 patch.object(RunStore, "submit", submitting(RunStore.submit)).start()

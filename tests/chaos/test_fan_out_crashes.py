@@ -185,6 +185,8 @@ FAILS: Final = (
     *("before-fail:crew#1/raiser#2", "after-fail:crew#1/raiser#2"),
     *("after-join:sum", "before-gather:sum", "after-commit:crew#1/effect#1"),
 )
+# The last one that fails dies over its own failure, and so does not come to what it joins.
+FAIL_TOGETHER: Final = tuple(point for point in FAILS if point != "after-join:sum")
 
 
 @pytest.mark.timeout(400)
@@ -192,8 +194,8 @@ FAILS: Final = (
     ("pool", "deaths"),
     [
         pytest.param("asyncio", [FAILS[1::2]], id="several", marks=pytest.mark.integration),
-        pytest.param("prefork", [*each(FAILS), FAILS], id="prefork", marks=pytest.mark.chaos),
-        pytest.param("asyncio", [*each(FAILS), FAILS], id="asyncio", marks=pytest.mark.chaos),
+        pytest.param("prefork", [*each(FAILS), FAIL_TOGETHER], id="prefork", marks=pytest.mark.chaos),
+        pytest.param("asyncio", [*each(FAILS), FAIL_TOGETHER], id="asyncio", marks=pytest.mark.chaos),
     ],
 )
 def test_a_member_that_fails_does_so_once_whoever_dies_over_it(

@@ -18,8 +18,19 @@ from pydantic import BaseModel
 import orchestrator
 from orchestrator import Settings, testing
 from orchestrator.agent import Policies
+from orchestrator.board.conditions import Field
+from orchestrator.board.handle import Lock, Snapshot
 from orchestrator.cli.entry import app
-from orchestrator.messages import DeadLetter, FailureKind, MemberOutcome, Otherwise, Priority, RunStatus, StepStatus
+from orchestrator.messages import (
+    BoardOutcome,
+    DeadLetter,
+    FailureKind,
+    MemberOutcome,
+    Otherwise,
+    Priority,
+    RunStatus,
+    StepStatus,
+)
 from orchestrator.patterns.gate import Action, Default, OnFail, Then
 from orchestrator.resilience.breaker import WhenOpen
 from orchestrator.resilience.budget import LadderRung
@@ -38,6 +49,24 @@ GROUPS: Final = {
     "Policies": ("Retry", "Breaker", "RateLimit", "Concurrency", "Cached", "Constant", "Spend", "Budget"),
     "Flows": ("Pipeline", "Stage", "Gate", "Decision"),
     "Hierarchies": ("Hierarchy", "Specialist", "Join", "Plan", "Assignment", "Results", "Outcome"),
+    "Blackboards": (
+        "Blackboard",
+        "Source",
+        "Wake",
+        "BoardResult",
+        "Board",
+        "Item",
+        "Entry",
+        "Count",
+        "Condition",
+        "Limits",
+        "Reject",
+        "LastWriter",
+        "HighestConfidence",
+        "Merge",
+        "Arbiter",
+        "Proposal",
+    ),
     "Runs": ("Client", "Run", "RunState", "StepState", "Event"),
     "Settings": ("Settings", "get_settings"),
     "Errors": (
@@ -51,9 +80,11 @@ GROUPS: Final = {
         "RunCancelled",
         "AgentFailed",
         "RetryLater",
+        "BoardError",
+        "WriteConflict",
     ),
 }
-GIVEN: Final = (DeadLetter, Guards, BreakerState, BudgetState)
+GIVEN: Final = (Snapshot, Lock, Field, DeadLetter, Guards, BreakerState, BudgetState)
 """What methods of public names give, and need not be imported."""
 
 INTERNAL: Final = {  # public to our other modules, of no use to a user
@@ -63,11 +94,29 @@ INTERNAL: Final = {  # public to our other modules, of no use to a user
     "Agent.guards",
     "Breaker.guard",
     "Cached.digest",
+    "Blackboard.agent_of",
+    "Blackboard.check",
+    "Blackboard.dump",
+    "Blackboard.gate_of",
+    "Blackboard.inner",
+    "Blackboard.is_watched",
+    "Blackboard.load",
+    "Blackboard.plan",
+    "Blackboard.rule_of",
+    "Blackboard.rules",
+    "Blackboard.type_of",
+    "Client.blackboard",
     "Client.check_deadline",
+    "Condition.as_rule",
+    "Condition.names",
+    "Lock.give_up",
+    "Lock.take",
+    "WriteConflict.of",
     "Concurrency.guard",
     "Guards.admit",
     "Guards.forget",
     "Guards.grant",
+    "Guards.keep",
     "Guards.last_good",
     "Guards.is_granted",
     "Guards.settle",
@@ -94,6 +143,7 @@ INTERNAL: Final = {  # public to our other modules, of no use to a user
 }
 LITERALS: Final = {  # explained under the group that uses them
     "Flows": {"Action": Action, "OnFail": OnFail, "Then": Then, "Default": Default},
+    "Blackboards": {"BoardOutcome": BoardOutcome},
     "Hierarchies": {"Otherwise": Otherwise, "MemberOutcome": MemberOutcome},
     "Policies": {"WhenOpen": WhenOpen, "LadderRung": LadderRung},
     "Runs": {"RunStatus": RunStatus, "StepStatus": StepStatus, "Priority": Priority, "FailureKind": FailureKind},
@@ -106,6 +156,13 @@ CONSTRUCTED: Final = {
     "Hierarchy",
     "Specialist",
     "Join",
+    "Blackboard",
+    "Source",
+    "Entry",
+    "Count",
+    "Limits",
+    "Merge",
+    "Arbiter",
     *GROUPS["Policies"],
 }  # others are made for the user
 SECTION: Final = re.compile(r"(Args|Attributes|Returns|Raises|Source):")
@@ -202,14 +259,20 @@ def reference_page() -> str:
     parts.append("## What these give")
     for kind in GIVEN:
         parts += _public(kind.__name__, kind)
-    parts += ["## For your tests", *_public("fake_context", testing.fake_context), "## Command line", *_command_line()]
+    parts += [
+        "## For your tests",
+        *_public("fake_context", testing.fake_context),
+        *_public("fake_board", testing.fake_board),
+        "## Command line",
+        *_command_line(),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
 _REFERENCE_HEAD: Final = """# Reference
 
 Written by `python -m tests.docs.generate` from the docstrings. All names come from `orchestrator`, but for
-`fake_context`, which is in `orchestrator.testing`, and what [these give](#what-these-give):
+`fake_context` and `fake_board`, which are in `orchestrator.testing`, and what [these give](#what-these-give):
 
 ```python not-run
 from orchestrator import Client, Context, Decision, Gate, Pipeline, Stage, agent

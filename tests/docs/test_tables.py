@@ -91,9 +91,16 @@ HELD: Final[dict[tuple[str, str], dict[tuple[str, ...], tuple[str, ...]]]] = {
             f"{TURNS}a_probe_is_granted_to_one_that_waits_and_its_success_lets_the_others_go",
         ),
         ("runs", "its worker dies"): (
-            f"{GUARDS}a_member_that_asks_again_holds_once_and_keeps_it_longer",
+            f"{GUARDS}an_attempt_takes_its_own_where_the_lost_one_still_holds_something",
             f"{GUARDS}what_a_dead_worker_holds_is_free_when_its_time_is_over",
+            f"{TROUBLE}the_place_of_a_cancelled_run_whose_worker_died_is_free_within_the_lease",
             f"{BUDGETS}a_reservation_counts_where_nobody_says_what_was_used",
+        ),
+        ("runs", "it takes longer than its lease, its gate included"): (
+            f"{GUARDS}what_a_call_holds_is_kept_while_its_worker_says_so",
+        ),
+        ("runs", "it asks late, and a later attempt has its step by now"): (
+            "tests/state/test_lost_holds.py::test_an_attempt_that_was_lost_before_it_asked_is_not_let_through",
         ),
     },
     ("fallbacks-and-budgets.md", "Rung | What takes the output's place"): {
@@ -164,6 +171,9 @@ HELD: Final[dict[tuple[str, str], dict[tuple[str, ...], tuple[str, ...]]]] = {
             f"{CANCEL}an_async_handler_is_cancelled_and_its_finally_runs",
         ),
         ("returns something nevertheless",): (f"{CANCEL}a_sync_handler_sees_it_and_what_it_returns_is_discarded",),
+        ("runs on a worker that has died",): (
+            f"{TROUBLE}the_place_of_a_cancelled_run_whose_worker_died_is_free_within_the_lease",
+        ),
         ("is of a child, or a child's child",): (CHILDREN,),
         ("is done, and can be undone",): (f"{TROUBLE}what_was_done_is_undone_when_the_run_is_cancelled",),
     },

@@ -131,6 +131,13 @@ def test_asyncio_behaves_as_in_any_program(deployment: Deployment) -> None:
         assert result.said == expected
 
 
+def test_a_router_and_a_join_are_not_asked_on_the_loop(deployment: Deployment) -> None:
+    # given async agents in a hierarchy whose router and whose join are users' code that may take its time
+    for run in submit(deployment, "routed", 5):
+        # then neither holds up the others
+        assert run.result(timeout=LONG).text == "ok"
+
+
 # Ends that are no results
 
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from orchestrator import RunFailed
+from orchestrator import Budget, RunFailed
+from orchestrator.state import keys
+from orchestrator.state.runs import Begun
 from tests.command_line import COMMAND, TIMEOUT, Shell
 from tests.docs.tables import table
 from tests.integration.checks import check_all
@@ -139,6 +141,47 @@ def test_run_is_redriven_to_another_agent_with_another_deadline(deployment: Depl
     assert run.state().deadline_ms - end.at_ms <= 60_000
 
 
+def test_what_is_given_for_the_step_that_failed_is_not_taken_by_one_that_was_undone(
+    deployment: Deployment, shell: Shell
+) -> None:
+    # given a run that failed at its last step, with two before it undone
+    run = fails(deployment, "saga", "fail")
+    shown = shell.run("dead", "show", run.id, "--json").document
+    text = shell.run("dead", "show", run.id).out
+    assert (shown["step"], shown["goes_on_at"], shown["input"]["by"]) == ("end", "book", "pay")
+    assert (
+        f"it goes on at step book, which is not done or was undone: redrive it with: celeriac dead redrive {run.id}"
+        in text
+    )
+    assert f"celeriac dead redrive {run.id} --step book [--input FILE] [--to AGENT]" in text
+    assert "--step STEP" not in text
+    # when somebody gives an input or an agent for it, then that is refused with both steps, and what to type
+    for change in (["--input", "-"], ["--to", "trouble.end"]):
+        result = shell.run("dead", "redrive", run.id, *change, stdin='{"by": "me", "acts": []}')
+        result.assert_one_line("it failed at step 'end' and goes on at 'book', which was undone", "--step book")
+    result = shell.run("dead", "redrive", run.id, "--step", "end", "--input", "-", stdin='{"by": "me", "acts": []}')
+    result.assert_one_line("what was done at step 'book', before 'end', was undone and is done again first")
+    assert len(deployment.notes(run, "did-book")) == 1
+    # when it is given for the step that was undone, then all is done again
+    given = ("--step", "book", "--input", "-")
+    assert shell.run("dead", "redrive", run.id, *given, stdin='{"by": "me", "acts": []}').code == 0
+    assert run.result(timeout=SOON).by == "pay"
+    assert [len(deployment.notes(run, f"did-{step}")) for step in ("book", "pay")] == [2, 2]
+
+
+def test_a_step_that_could_not_be_undone_is_not_offered_to_be_sent_again(deployment: Deployment, shell: Shell) -> None:
+    # given a run of which not all is undone
+    run = fails(deployment, "saga", "fail", "never pay")
+    # when it is shown, then with what works
+    text = shell.run("dead", "show", run.id).out
+    assert "step pay~undo, agent trouble.refund" in text
+    assert "it goes on at step book" in text
+    assert "--step STEP" not in text
+    result = shell.run("dead", "redrive", run.id, "--to", "trouble.simple")
+    result.assert_one_line("it failed at step 'pay~undo' and goes on at 'book', which was undone", "--step book")
+    shell.run("dead", "redrive", run.id, "--step", "pay~undo").assert_one_line("it has no step 'pay~undo'")
+
+
 def test_what_is_refused_is_told_and_stops_no_other(deployment: Deployment, shell: Shell) -> None:
     # given
     done, dead = submit(deployment, "bare"), fails(deployment, "bare", "raise")
@@ -173,6 +216,10 @@ def test_the_table_of_what_is_refused(deployment: Deployment, shell: Shell, case
             options = ["--input", "-"]
         case "an agent that this installation does not know":
             options = ["--to", "nobody"]
+        case "an input or an agent without `--step`":
+            run, options = fails(deployment, "saga", "fail"), ["--to", "trouble.simple"]
+        case "a step behind one that was undone":
+            run, options = fails(deployment, "saga", "fail"), ["--step", "end"]
     # when
     result = shell.run("dead", "redrive", run.id, *options, stdin='{"acts": 5}')
     # then
@@ -244,6 +291,12 @@ def test_dropped_run_is_a_failed_run_and_no_dead_letter(deployment: Deployment, 
 def test_filters_choose_among_runs_and_messages(deployment: Deployment, shell: Shell) -> None:
     # given
     bare, saga = fails(deployment, "bare", "raise"), fails(deployment, "saga", "fail")
+    end = saga.events()[-1].at_ms
+    wait_until(
+        lambda: deployment.redis.time() > (end // 1000, end % 1000 * 1000 + 999),
+        SOON,
+        "it is later",
+    )
     deployment.dead.add(queue="trouble.bare", reason="unreadable: no", body=b"\x1b[31mhello")
     (message,) = deployment.dead.list()
 
@@ -337,6 +390,26 @@ def test_breaker_nobody_knows_is_not_left_to_itself(shell: Shell) -> None:
     assert "is the name right?" in result.err
 
 
+def test_breaker_opened_by_a_wrong_name_is_doubted_and_can_be_taken_back(deployment: Deployment, shell: Shell) -> None:
+    # given a breaker that was called, and open by hand
+    submit(deployment, "skips").result(timeout=SOON)
+    # when somebody mistypes it, then that is told, also to programs, with what there is and how to take it back
+    result = shell.run("breakers", "open", "trouble.skip", "--json")
+    assert "nothing was called through a breaker 'trouble.skip' yet (known: trouble.skips)" in result.err
+    assert "celeriac breakers auto trouble.skip" in result.err
+    assert (result.document["state"], result.document["known"]) == ("open", False)
+    # when it is taken back, then it is not listed any more, and the other one is
+    assert shell.run("breakers", "auto", "trouble.skip").out == "trouble.skip is half-open\n"
+    taken = shell.run("breakers", "auto", "trouble.skip")
+    assert (taken.out, taken.err) == ("trouble.skip is listed no more: nothing was called through it\n", "")
+    assert [one["name"] for one in shell.run("breakers", "list", "--json").document] == ["trouble.skips"]
+    assert not deployment.redis.exists(keys.breaker("trouble.skip"))
+    # and one that was called stays listed
+    shell.run("breakers", "open", "trouble.skips")
+    for _ in range(2):
+        assert shell.run("breakers", "auto", "trouble.skips", "--json").document["known"]
+
+
 # Budgets
 
 
@@ -353,7 +426,8 @@ def test_budget_of_a_tenant_is_set_listed_and_cleared(deployment: Deployment, sh
     assert "110 of 150" in shell.run("budgets", "list").out
     # and the next has not enough left
     refused = fails(deployment, "costly", tenant="poor")
-    assert "the budget of tenant:poor is used up" in (refused.state().reason or "")
+    why = "the budget of tenant:poor has too little left: 40 of 150 tokens, and it needs 100"
+    assert why in (refused.state().reason or "")
     # when it renews, and the limit of money is not given again
     renewed = shell.run("budgets", "set", "poor", "--tokens", "150", "--per", "3600", "--json").document
     assert (renewed["cost"], renewed["per"]) == (None, 3600.0)
@@ -382,7 +456,69 @@ def test_submit_takes_a_budget_and_the_run_tells_what_it_used_of_it(shell: Shell
     assert "USED" in shown.out
     assert shell.run("runs", "show", fits.document["id"], "--json").document["tokens"] == 110
     assert small.code == 1
-    assert "is used up" in small.err.splitlines()[-1]
+    assert "has too little left: 50 of 50 tokens, and it needs 100" in small.err.splitlines()[-1]
+
+
+@pytest.fixture
+def unserved(deployment: Deployment) -> Iterator[Deployment]:
+    """The same; the messages of a queue that nobody serves here are taken away in the end."""
+    yield deployment
+    for key in deployment.broker.keys("trouble.parent*"):
+        deployment.broker.delete(key)
+
+
+def cancel_all(deployment: Deployment, run: Run) -> None:
+    """Cancel a run with its children, and wait until the caretaker has seen that there is nothing left to end."""
+    run.cancel()
+    timers = keys.timers(keys.shard_of(run.id))
+    wait_until(lambda: deployment.redis.zscore(timers, f"{run.id}//") is None, SOON, "the children have been ended")
+
+
+def begun(deployment: Deployment, run: Run) -> Begun:
+    """Begin the only step of a run whose queue nobody serves here."""
+    found = deployment.client.store.begin(run.id, "only", agent="trouble.parent", nonce="n", worker="w")
+    assert isinstance(found, Begun)
+    return found
+
+
+def test_run_tells_of_its_children_and_what_they_used(unserved: Deployment, shell: Shell) -> None:
+    deployment = unserved
+    # given a run with a budget and two children, one of which has a child too
+    run = submit(deployment, "parent", budget=Budget(tokens=5000))
+    child, other = submit(deployment, "parent", parent=run.id), submit(deployment, "parent", parent=run.id)
+    work = begun(deployment, child)
+    below = submit(deployment, "parent", parent=child.id)
+    deployment.client.store.commit(begun(deployment, below), b"{}", spent=(20, 0.5))
+    deployment.client.store.commit(work, b"{}", spent=(1000, 0.0))
+    # when it is shown
+    text = shell.run("runs", "show", run.id).out
+    document = shell.run("runs", "show", run.id, "--json").document
+    # then they are listed with their status, and what they used is part of what it used
+    rows = [line.split() for line in text.splitlines()]
+    assert [[row[0], row[2]] for row in rows if row and row[0] in {child.id, other.id, below.id}] == [
+        [child.id, "completed"],
+        [below.id, "completed"],
+        [other.id, "queued"],
+    ]
+    assert "used 1,020 tokens, cost 0.5 of 5,000 tokens (1,020 tokens, cost 0.5 by its children)" in text
+    assert [(one["id"], one["parent"], one["tokens"]) for one in document["children"]] == [
+        (child.id, run.id, 1000),
+        (other.id, run.id, 0),
+        (below.id, child.id, 20),
+    ]
+    assert (document["tokens"], document["tokens_with_children"], document["cost_with_children"]) == (0, 1020, 0.5)
+    # and one without children says nothing of them
+    alone = shell.run("runs", "show", other.id)
+    assert ("CHILD" in alone.out, shell.run("runs", "show", other.id, "--json").document["children"]) == (False, [])
+    cancel_all(unserved, run)
+
+
+def test_of_many_children_some_are_shown_unless_all_are_asked_for(unserved: Deployment, shell: Shell) -> None:
+    run = submit(unserved, "parent")
+    unserved.client.submit_many("trouble-parent", [{"acts": []}] * 25, parent=run.id)
+    assert f"and 5 more: celeriac runs show {run.id} --all" in shell.run("runs", "show", run.id).out
+    assert shell.run("runs", "show", run.id, "--all").out.count(" queued ") == 1 + 25
+    cancel_all(unserved, run)
 
 
 def test_run_that_ends_with_a_part_says_so(shell: Shell) -> None:
@@ -394,7 +530,11 @@ def test_run_that_ends_with_a_part_says_so(shell: Shell) -> None:
     )
     # then
     run_id = submitted.document["id"]
-    assert "ends with a part" in shell.run("runs", "show", run_id).out
+    page = shell.run("runs", "show", run_id).out
+    assert "ends with a part" in page
+    assert "has too little left" in page
+    # and the stage that nothing ran of is not shown as done by a fallback
+    assert "by the fallback" not in page.partition("second")[2].splitlines()[0]
     shown = shell.run("runs", "show", run_id, "--json").document
     assert (shown["partial"], shown["degraded"], shown["status"]) == (True, True, "completed")
     assert "partial" in next(line for line in shell.run("runs", "list").out.splitlines() if line.startswith(run_id))

@@ -25,6 +25,7 @@ SOON = 20.0
 MODULE = "tests.integration.offices.flows"
 AGENTS = (
     "odd-plan",
+    "slip",
     "unwritable",
     "plan",
     "report",
@@ -45,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     made = Deployment(
         "valkey",
         tmp_path_factory.mktemp("offices"),
-        settings=FAST | {"tick": 0.05, "claim_check_bytes": 1024},
+        settings=FAST | {"tick": 0.05, "claim_check_bytes": 1024, "max_payload_bytes": 1_000_000},
         agents=(MODULE,),
         path=[USER_CODE.parents[1]],
     )
@@ -92,8 +93,20 @@ def test_a_boss_may_answer_itself(deployment: Deployment) -> None:
     assert [step.status for step in run.state().steps] == ["completed", "completed"]
 
 
-def test_a_plan_without_assignments_goes_straight_to_the_synthesiser(deployment: Deployment) -> None:
-    assert submit(deployment, "all", []).result(timeout=SOON).texts == []
+@pytest.mark.parametrize("office", ["all", "quorum", "first", "timed", "tolerant"])
+def test_a_plan_without_assignments_goes_straight_to_the_synthesiser_whatever_is_needed(
+    deployment: Deployment, office: str
+) -> None:
+    run = submit(deployment, office, [])
+    told = run.result(timeout=SOON)
+    assert (told.texts, told.statuses) == ([], {})
+    assert not run.state().degraded
+
+
+def test_a_plan_of_fewer_assignments_than_are_needed_fails_the_run(deployment: Deployment) -> None:
+    run = submit(deployment, "quorum", [job(text="a", how="wait")])
+    with pytest.raises(RunFailed, match="0 of 1 assignments failed, and 2 are needed"):
+        run.result(timeout=SOON)
 
 
 def test_a_failed_assignment_fails_the_run_where_all_are_needed(deployment: Deployment) -> None:
@@ -139,11 +152,26 @@ def test_an_assignment_that_cannot_be_done_fails_alone_with_a_reason_that_helps(
 
 
 def test_what_is_odd_about_an_assignment_harms_no_other(deployment: Deployment) -> None:
-    # given a name that is far too long, and an input that JSON cannot hold
+    # given a name that is far too long, an input that JSON cannot hold, one whose validator breaks, and one too large
     run = submit(deployment, "odd", answer=None)
     told = run.result(timeout=SOON)
-    assert list(told.statuses.values()) == ["failed", "failed", "ok"]
+    assert list(told.statuses.values()) == ["failed", "failed", "failed", "failed", "ok"]
     assert "cannot be written as JSON" in list(told.reasons.values())[1]
+    assert list(told.reasons.values())[2] == "the input does not fit specialist 'touchy': KeyError: 'not there'"
+    assert list(told.reasons.values())[3].startswith("the input of specialist 'work' is 1,000,022 bytes, the limit is")
+
+
+def test_a_slip_in_a_plan_is_told_and_no_answer(deployment: Deployment) -> None:
+    assert submit(deployment, "slips", answer="capability").result(timeout=SOON).texts == ["a"]
+    run = submit(deployment, "slips", answer="too")
+    with pytest.raises(RunFailed, match=r"assignments\.1\.too: Extra inputs are not permitted"):
+        run.result(timeout=SOON)
+
+
+def test_small_plans_are_spread_over_those_who_are_capable(deployment: Deployment) -> None:
+    plans = [[{"capability": "any", "input": {"text": "a"}}] for _ in range(20)]
+    runs = [submit(deployment, "all", plan) for plan in plans]
+    assert {text for run in runs for text in run.result(timeout=SOON).texts} == {"a", "other a"}
 
 
 def test_of_several_steps_that_wait_for_a_person_one_is_named(deployment: Deployment) -> None:
@@ -160,7 +188,7 @@ def test_of_several_steps_that_wait_for_a_person_one_is_named(deployment: Deploy
 
 def test_those_who_are_capable_take_the_work_in_turn(deployment: Deployment) -> None:
     run = submit(deployment, "all", [{"capability": "any", "input": {"text": str(number)}} for number in range(4)])
-    assert run.result(timeout=SOON).texts == ["0", "other 1", "2", "other 3"]
+    assert run.result(timeout=SOON).texts in (["0", "other 1", "2", "other 3"], ["other 0", "1", "other 2", "3"])
 
 
 # Joins
@@ -203,6 +231,20 @@ def test_the_first_acceptable_answer_is_enough(deployment: Deployment) -> None:
     )
     assert "good" in run.result(timeout=SOON).texts
     assert step(run, "work#4") == "cancelled"
+    assert not run.state().degraded
+
+
+def test_an_acceptable_answer_that_a_person_approves_is_enough(deployment: Deployment) -> None:
+    # given three members that wait for a person, each with an answer
+    run = submit(deployment, "picky", [job("asked", "bad"), job("asked", "good"), job("asked", "worse")])
+    wait_until(lambda: run.state().waits == 3, SOON, "all wait")
+    # when one that is not acceptable is approved, then the others are waited for
+    run.approve("asked#1/work", by="me")
+    assert run.state().waits == 2
+    # when the acceptable one is, then it is enough
+    run.approve("asked#2/work", by="me")
+    assert run.result(timeout=SOON).texts == ["bad", "good"]
+    assert step(run, "asked#3/work") == "cancelled"
     assert not run.state().degraded
 
 

@@ -26,7 +26,7 @@ SOON = 15.0
 MODULE = "tests.integration.resorts.flows"
 AGENTS = (
     *("also-fails", "fails", "helpless", "anything", "picky", "waits", "waits-alone", "falls", "falls-alone"),
-    *("gives-up", "gives-up-alone", "cheap", "dear", "alone", "does", "undoes", "ends", "parent"),
+    *("gives-up", "gives-up-alone", "cheap", "dear", "too-large", "alone", "does", "undoes", "ends", "parent"),
 )
 
 
@@ -133,6 +133,12 @@ def test_a_step_fails_where_a_breaker_lets_it_neither_wait_nor_fall_back(deploym
     deployment.client.guards.force(f"resorts.{agent}", "open")
     with pytest.raises(RunFailed, match="the circuit breaker"):
         submit(deployment, agent).result(timeout=SOON)
+
+
+def test_a_step_that_needs_more_than_a_limit_lets_through_at_all_falls_back(deployment: Deployment) -> None:
+    run = submit(deployment, "too-large")
+    assert run.result(timeout=SOON).by == "constant"
+    assert "it needs more than 'resorts.too-large' lets through at all: 500 tokens" in (step(run).reason or "")
 
 
 # Budgets

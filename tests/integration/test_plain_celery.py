@@ -22,7 +22,7 @@ from celery.exceptions import TaskRevokedError
 
 from tests.integration.fleet import Deployment
 from tests.integration.listening import Listener
-from tests.servers import no_key_left_without_ttl_or_declaration, wait_until
+from tests.servers import no_key_left_without_ttl_or_declaration, task_result, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -43,9 +43,6 @@ NARROW: Final = "narrow"
 """The queue of a worker that runs one task at a time."""
 
 TIMEOUT = 20.0
-LOOK: Final = 0.02
-"""Seconds between two looks at a group's results."""
-
 PAUSE: Final = 0.2
 """Seconds between two attempts: Celery sends the next before it books the state RETRY of the last."""
 
@@ -90,7 +87,7 @@ class Bench:
 
     def run(self, name: str, *args: object, **options: Any) -> Any:  # noqa: ANN401  whatever it returns
         """Send a task and wait for its result."""
-        return self.send(name, *args, **options).get(timeout=TIMEOUT)
+        return task_result(self.send(name, *args, **options))
 
     def notes(self, key: str) -> list[str]:
         """Return the notes that tasks have left."""
@@ -302,7 +299,7 @@ CANVASES: Final[dict[str, tuple[Callable[[MakeTask, Celery], Any], object]]] = {
 
 def value(canvas: Signature) -> object:
     """Send a canvas and wait for its result."""
-    return canvas.apply_async().get(timeout=TIMEOUT, interval=LOOK)
+    return task_result(canvas.apply_async())
 
 
 def makers(bench: Bench) -> dict[str, MakeTask]:
@@ -320,7 +317,7 @@ def makers(bench: Bench) -> dict[str, MakeTask]:
 def test_canvas_comes_to_its_value(bench: Bench, canvas: str) -> None:
     build, expected = CANVASES[canvas]
     results = {how: build(make, bench.app).apply_async() for how, make in makers(bench).items()}
-    found = {how: result.get(timeout=TIMEOUT, interval=LOOK) for how, result in results.items()}
+    found = {how: task_result(result) for how, result in results.items()}
     assert found == {"sync": expected, "async": expected, "mixed": expected}
 
 
@@ -360,7 +357,7 @@ def test_chord_counts_a_replaced_task_once(plain: Bench, by: str) -> None:
 
 def test_links_of_a_chain_know_their_root_and_their_parent(plain: Bench) -> None:
     seen = chain(plain.task("lineage", []), plain.task("lineage"), plain.task("lineage")).apply_async()
-    first, second, third = [link[0] for link in seen.get(timeout=TIMEOUT)]
+    first, second, third = [link[0] for link in task_result(seen)]
     assert seen.get() == [[first, first, None], [second, first, first], [third, first, second]]
     assert (seen.id, seen.parent.id, seen.parent.parent.id) == (third, second, first)
 
@@ -368,7 +365,7 @@ def test_links_of_a_chain_know_their_root_and_their_parent(plain: Bench) -> None
 def test_members_of_a_group_in_a_chain_know_their_root_and_their_parent(plain: Bench) -> None:
     lineage = plain.task("lineage")
     seen = chain(plain.task("lineage", []), group(lineage, lineage), plain.task("collect")).apply_async()
-    one, other = seen.get(timeout=TIMEOUT)
+    one, other = task_result(seen)
     first = one[0][0]
     assert one[0] == other[0] == [first, first, None]
     assert [link[1:] for link in (one[1], other[1])] == [[first, first], [first, first]]
@@ -376,7 +373,7 @@ def test_members_of_a_group_in_a_chain_know_their_root_and_their_parent(plain: B
 
 def test_task_sent_by_a_task_knows_its_root_and_its_parent(plain: Bench) -> None:
     parent, child = plain.run("spawn", plain.kind)
-    assert plain.app.AsyncResult(child).get(timeout=TIMEOUT) == [[child, parent, parent]]
+    assert task_result(plain.app.AsyncResult(child)) == [[child, parent, parent]]
 
 
 def test_task_may_not_wait_for_another(plain: Bench) -> None:
@@ -388,16 +385,16 @@ def test_task_may_not_wait_for_another(plain: Bench) -> None:
 
 def test_link_is_called_with_the_result(plain: Bench) -> None:
     result = plain.send("add", 1, 2, link=plain.task("add", 3))
-    assert result.get(timeout=TIMEOUT) == 3
+    assert task_result(result) == 3
     wait_until(lambda: result.children, TIMEOUT, "the link was sent")
-    assert [child.get(timeout=TIMEOUT) for child in result.children] == [6]
+    assert [task_result(child) for child in result.children] == [6]
 
 
 def test_every_link_is_called(plain: Bench) -> None:
     result = plain.send("add", 1, 2, link=[plain.task("add", 3), plain.task("double")])
-    assert result.get(timeout=TIMEOUT) == 3
+    assert task_result(result) == 3
     wait_until(lambda: result.children, TIMEOUT, "the links were sent")
-    assert [child.get(timeout=TIMEOUT) for child in result.children] == [[6, 6]]  # the children are one group
+    assert [task_result(child) for child in result.children] == [[6, 6]]  # the children are one group
 
 
 @pytest.mark.parametrize(("errback", "told"), [("on_error", "Unlucky: ('no luck', 7)"), ("on_error_old", "failed")])
@@ -416,7 +413,7 @@ def test_failing_link_of_a_chain_ends_it_and_calls_the_errback_once(plain: Bench
     canvas = chain(plain.task("add", 1, 2), plain.task("fail"), plain.task("mark", key).set(immutable=True))
     last = canvas.apply_async(link_error=plain.task(errback))
     with pytest.raises(Exception, match="no luck"):
-        last.parent.get(timeout=TIMEOUT)
+        task_result(last.parent)
     plain.wait_for_notes(f"{last.parent.id}.errbacks")
     plain.run("add", 1, 2)
     assert len(plain.notes(f"{last.parent.id}.errbacks")) == 1
@@ -493,7 +490,7 @@ def test_task_that_exits_is_a_lost_worker_and_the_next_one_runs(plain: Bench) ->
 
 def test_retry_counts_its_attempts_and_keeps_its_id(plain: Bench) -> None:
     result = plain.send("retry", 3, PAUSE)
-    assert result.get(timeout=TIMEOUT) == 3
+    assert task_result(result) == 3
     assert plain.notes(f"{result.id}.attempts") == ["0", "1", "2", "3"]
 
 
@@ -501,7 +498,7 @@ def test_retry_waits_for_its_countdown_in_the_state_retry(plain: Bench) -> None:
     result = plain.send("retry", 1, 1.0)
     wait_until(lambda: result.state == "RETRY", TIMEOUT, "it is to be retried")
     assert plain.notes(f"{result.id}.attempts") == ["0"]
-    assert result.get(timeout=TIMEOUT) == 1
+    assert task_result(result) == 1
     assert result.state == "SUCCESS"
 
 
@@ -535,7 +532,7 @@ def test_failure_is_retried_where_the_task_says_so(plain: Bench, times: int, sta
 
 def test_message_sent_back_comes_again(plain: Bench) -> None:
     result = plain.send("send_back_once")
-    assert result.get(timeout=TIMEOUT) == "done"
+    assert task_result(result) == "done"
     assert plain.notes(f"{result.id}.attempts") == ["False", "True"]
 
 
@@ -565,7 +562,7 @@ def test_expired_message_is_not_executed(plain: Bench) -> None:
     key = f"{plain.kind}-expired"
     result = plain.send("mark", key, queue=NARROW, expires=datetime.now(UTC) - timedelta(seconds=1))
     with pytest.raises(TaskRevokedError, match="expired"):
-        result.get(timeout=TIMEOUT)
+        task_result(result)
     assert plain.notes(key) == []
 
 
@@ -576,7 +573,7 @@ def test_message_that_expires_while_it_waits_for_a_slot_is_not_executed(plain: B
     wait_until(lambda: datetime.now(UTC) > expires, TIMEOUT, "it has expired")
     plain.go(held)
     with pytest.raises(TaskRevokedError, match="expired"):
-        result.get(timeout=TIMEOUT)
+        task_result(result)
     assert plain.notes(key) == []
 
 
@@ -584,7 +581,7 @@ def test_late_acknowledged_message_is_kept_while_its_task_runs(plain: Bench) -> 
     held = plain.hold("hold_late")
     assert plain.unacknowledged(held)
     plain.go(held)
-    assert held.get(timeout=TIMEOUT) == held.id
+    assert task_result(held) == held.id
     wait_until(lambda: not plain.unacknowledged(held), TIMEOUT, "it is acknowledged")
 
 
@@ -593,7 +590,7 @@ def test_message_is_acknowledged_when_its_task_starts(plain: Bench) -> None:
     wait_until(lambda: not plain.unacknowledged(held), TIMEOUT, "it is acknowledged")
     assert not held.ready()
     plain.go(held)
-    assert held.get(timeout=TIMEOUT) == held.id
+    assert task_result(held) == held.id
 
 
 def test_late_acknowledged_task_of_a_killed_worker_is_executed_by_another(own: Bench) -> None:
@@ -606,7 +603,7 @@ def test_late_acknowledged_task_of_a_killed_worker_is_executed_by_another(own: B
     for tag in cast("list[bytes]", own.deployment.broker.zrange("unacked_index", 0, -1)):
         own.deployment.broker.zadd("unacked_index", {tag: 0})
     own.start_worker(QUEUE)
-    assert held.get(timeout=2 * TIMEOUT) == held.id
+    assert task_result(held, 2 * TIMEOUT) == held.id
     assert len(own.notes(f"{held.id}.started")) == 2
     wait_until(lambda: not own.unacknowledged(held), TIMEOUT, "it is acknowledged")
 
@@ -644,7 +641,7 @@ def test_revoked_task_does_not_start_when_its_countdown_ends(plain: Bench) -> No
     wait_until(lambda: plain.unacknowledged(result), TIMEOUT, "a worker has it")
     plain.revoke(result)
     with pytest.raises(TaskRevokedError, match="revoked"):
-        result.get(timeout=TIMEOUT)
+        task_result(result)
     assert plain.notes(key) == []
 
 
@@ -655,7 +652,7 @@ def test_revoked_task_does_not_start_when_it_gets_a_slot(plain: Bench) -> None:
     plain.revoke(result, 1)
     plain.go(held)
     with pytest.raises(TaskRevokedError, match="revoked"):
-        result.get(timeout=TIMEOUT)
+        task_result(result)
     assert plain.notes(key) == []
 
 
@@ -663,14 +660,14 @@ def test_running_task_is_not_touched_by_a_revoke_that_does_not_terminate(plain: 
     held = plain.hold()
     plain.revoke(held)
     plain.go(held)
-    assert held.get(timeout=TIMEOUT) == held.id
+    assert task_result(held) == held.id
 
 
 def test_revoked_running_task_ends_and_its_slot_is_free(plain: Bench) -> None:
     held = plain.hold("hold_late", queue=NARROW)
     plain.revoke(held, 1, terminate=True)
     with pytest.raises(TaskRevokedError, match="terminated"):
-        held.get(timeout=TIMEOUT)
+        task_result(held)
     assert held.state == "REVOKED"
     wait_until(lambda: not plain.unacknowledged(held), TIMEOUT, "it is acknowledged")
     assert plain.run("add", 1, 2, queue=NARROW) == 3
@@ -722,7 +719,7 @@ def test_soft_time_limit_can_be_caught_in_the_midst_of_publishing(bench: Bench) 
 def test_many_tasks_that_send_canvases_at_once_do_not_wait_for_each_other(bench: Bench) -> None:
     bench.kind = "async"
     sent = [bench.send("fan") for _ in range(40)]
-    assert [result.get(timeout=TIMEOUT) for result in sent] == [1] * 40
+    assert [task_result(result) for result in sent] == [1] * 40
 
 
 @pytest.mark.parametrize("pool", ["asyncio"])
@@ -770,7 +767,7 @@ def test_hard_time_limit_in_a_header_fails_the_chord(plain: Bench) -> None:
     header = [plain.task("hold").set(time_limit=LIMIT), plain.task("add", 1, 1)]
     result = chord(header, plain.task("mark", key).set(immutable=True)).apply_async()
     with pytest.raises(Exception, match="TimeLimitExceeded"):
-        result.get(timeout=TIMEOUT)
+        task_result(result)
     assert plain.notes(key) == []
 
 
@@ -783,19 +780,19 @@ def test_started_task_says_where(plain: Bench) -> None:
     assert set(held.info) == {"pid", "hostname"}
     assert isinstance(held.info["pid"], int)
     plain.go(held)
-    assert held.get(timeout=TIMEOUT) == held.id
+    assert task_result(held) == held.id
 
 
 def test_task_may_set_a_state_of_its_own(plain: Bench) -> None:
     held = plain.hold("progress")
     assert (held.state, held.info) == ("PROGRESS", {"done": 1, "of": 2})
     plain.go(held)
-    assert held.get(timeout=TIMEOUT) == held.id
+    assert task_result(held) == held.id
 
 
 def test_task_knows_its_request(plain: Bench) -> None:
     result = plain.app.signature(f"plain.{plain.kind}.who_am_i", (1,), {"x": 2}).apply_async(time_limit=30)
-    before, after = result.get(timeout=TIMEOUT)
+    before, after = task_result(result)
     assert before == after
     hostname = before.pop("hostname")
     assert hostname.startswith("w0@")
@@ -820,7 +817,7 @@ def test_many_tasks_at_once_each_know_their_own_request(bench: Bench) -> None:
     canvas = group(
         bench.app.signature(f"plain.{kind}.who_am_i", (number,)) for number in range(40) for kind in KINDS
     ).apply_async()
-    for member, (before, after) in zip(canvas.results, canvas.get(timeout=TIMEOUT), strict=True):
+    for member, (before, after) in zip(canvas.results, task_result(canvas), strict=True):
         assert {before["current"], before["id"], after["current"], after["id"]} == {member.id}
         assert before["task"] == after["task"]
         assert before["args"] == after["args"]

@@ -13,13 +13,15 @@ from orchestrator.cli.ports import any_free
 from tests.command_line import Shell
 from tests.integration.fleet import CHECKOUT, FAST, Deployment, Pool
 from tests.integration.reviewing.flows import hasty
-from tests.planted import plant
+from tests.planted import KEY, plant, plant_secrets
 from tests.servers import no_key_left_without_ttl_or_declaration
 from workers.review import review
 from workers.review.models import Report, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from redis import Redis
 
     from orchestrator import Run
 
@@ -75,6 +77,38 @@ def test_a_review_by_workers_finds_what_the_tools_find_by_hand(
     assert made.unchecked == ()
     assert reported(json.loads(Path(made.written["json"]).read_text(encoding="utf-8"))) == by_hand(folder)
     assert "Every file was checked" in Path(made.written["markdown"]).read_text(encoding="utf-8")
+
+
+def test_no_secret_gets_into_the_report_the_server_or_the_logs(tmp_path: Path, standing: list[Deployment]) -> None:
+    # given
+    folder = plant_secrets(plant(tmp_path / "folder"))
+    standing.append(deploy(tmp_path / "deployment"))
+    standing[0].start_worker(queues=QUEUES)
+
+    # when
+    made = result_of(standing[0].client.submit(review, Request(path=str(folder), out=str(tmp_path / "out"))))
+
+    # then
+    stored = everything_in(standing[0].redis)
+    assert "shop/orders.py" in stored
+    assert KEY not in stored
+    logs = list((tmp_path / "deployment").rglob("*.log"))
+    assert logs
+    for file in (*logs, *map(Path, made.written.values())):
+        assert KEY.casefold() not in file.read_text(encoding="utf-8").casefold(), file
+
+
+def everything_in(redis: Redis) -> str:
+    """Return all that the server holds, as text."""
+    read: dict[object, Callable[[bytes], object]] = {
+        b"string": redis.get,
+        b"hash": redis.hgetall,
+        b"list": lambda key: redis.lrange(key, 0, -1),
+        b"set": redis.smembers,
+        b"zset": lambda key: redis.zrange(key, 0, -1),
+        b"stream": redis.xrange,
+    }
+    return "\n".join(str(read[redis.type(key)](key)) for key in redis.scan_iter())
 
 
 def test_a_specialist_whose_queue_nobody_serves_is_late_and_the_report_says_so(
@@ -170,3 +204,29 @@ def test_the_demo_reviews_a_folder_and_names_its_report(tmp_path: Path) -> None:
 
 def test_the_demo_refuses_a_path_that_is_not_there_before_it_starts_anything(tmp_path: Path) -> None:
     Shell(tmp_path).run("demo", "review", "--input", "absent").assert_one_line("absent", "check the path")
+
+
+@pytest.mark.parametrize("path", ["", " "])
+def test_the_demo_refuses_an_empty_path(tmp_path: Path, path: str) -> None:
+    # when
+    result = Shell(tmp_path).run("demo", "review", "--input", path)
+
+    # then: a mistake in the command; the current folder was not meant
+    assert result.code == 2
+    assert result.err.endswith(
+        "Invalid value for '--input': is empty; name a file or a folder, `.` for the current one\n"
+    )
+
+
+def test_the_demo_of_an_empty_folder_names_no_report(tmp_path: Path) -> None:
+    # given
+    (tmp_path / "empty").mkdir()
+    shell = Shell(tmp_path, {"CELERIAC_FLOWER_PORT": str(any_free("127.0.0.1")), "PYTHONWARNINGS": "ignore"})
+
+    # when
+    result = shell.run("demo", "review", "--input", "empty")
+
+    # then
+    assert result.code == 1, result
+    assert "report  none: no run has made one" in result.out
+    assert "there is no text file to review" in result.out

@@ -11,7 +11,7 @@ from celery import Celery
 from orchestrator import RunFailed
 from orchestrator.state import keys
 from tests.integration.checks import all_runs
-from tests.servers import wait_until
+from tests.servers import task_result, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ def producer(deployment: Deployment) -> Iterator[Celery]:
 def start(producer: Celery, *args: object, **kwargs: object) -> str:
     """Send the task, and return its result."""
     sent = producer.send_task(START, args=args, kwargs=kwargs, queue="orchestrator")
-    return str(sent.get(timeout=15))
+    return str(task_result(sent))
 
 
 @on_all_pools

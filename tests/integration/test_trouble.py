@@ -17,7 +17,7 @@ from tests.integration.fleet import FAST, USER_CODE, Deployment
 from tests.servers import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from orchestrator import Run, StepState
     from tests.integration.fleet import Pool
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 SOON = 15.0
+FLOWS = "tests.integration.trouble.flows"
 NAMES = (
     *("bare", "simple", "retried", "hasty", "thrifty", "falls", "remembers", "fixed", "patient", "skips", "narrow"),
     *("paced", "gated", "costly", "frugal", "cheaper", "turn", "idle", "idle-sync", "urgent", "charge", "refund"),
@@ -38,7 +39,7 @@ def start(tmp: Any, pool: Pool) -> Deployment:  # noqa: ANN401  pytest's factory
         "valkey",
         tmp.mktemp(f"trouble-{pool}"),
         settings=FAST | {"tick": 0.05, "cancel_grace": 0.3},
-        agents=("tests.integration.trouble.flows",),
+        agents=(FLOWS,),
         path=[USER_CODE.parents[1]],
     )
     made.start_worker(queues=QUEUES, pool=pool, concurrency=4 if pool == "prefork" else 50).wait_until_ready()
@@ -52,7 +53,7 @@ def start(tmp: Any, pool: Pool) -> Deployment:  # noqa: ANN401  pytest's factory
 )
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     deployment = start(tmp_path_factory, request.param)
-    deployment.client.settings = deployment.settings.model_copy(update={"agents": ("tests.integration.trouble.flows",)})
+    deployment.client.settings = deployment.settings.model_copy(update={"agents": (FLOWS,)})
     yield deployment
     deployment.close()
 
@@ -444,6 +445,28 @@ def test_children_end_with_their_parent_and_are_submitted_once(deployment: Deplo
     wait_until(lambda: deployment.redis.zscore(timers, f"{run.id}//") is None, SOON, "the caretaker has seen to it")
 
 
+def test_a_redriven_parent_gets_another_child_for_the_one_that_was_cancelled_with_it(deployment: Deployment) -> None:
+    # given a parent that failed, and its child, which was cancelled with it
+    run = submit(deployment, "parent", "fail")
+    with pytest.raises(RunFailed):
+        run.result(timeout=SOON)
+    path = deployment.floor / f"{run.id}.child"
+    child = deployment.client.get(path.read_text().split()[0])
+    with pytest.raises(RunCancelled, match=f"its parent, run {run.id}, has ended"):
+        child.result(timeout=SOON)
+    # when it is redriven, and all goes well now
+    (deployment.floor / f"{run.id}.go").touch()
+    run.redrive(by="me")
+    run.result(timeout=SOON)
+    # then it has one more child, which goes on
+    one, again = path.read_text().split()
+    assert one == again != child.id
+    another = deployment.client.get(one)
+    assert another.state().parent == run.id
+    (deployment.floor / f"{one}.go").touch()
+    another.result(timeout=SOON)
+
+
 # Dead letters
 
 
@@ -452,7 +475,7 @@ def test_a_dead_letter_is_sent_again_and_goes_on_where_it_failed(deployment: Dep
     with pytest.raises(RunFailed):
         run.result(timeout=SOON)
     # when it is sent again, with another input of the step that failed, all that was undone is done again
-    with pytest.raises(WrongState, match="no input"):
+    with pytest.raises(WrongState, match=r"before 'end', was undone and is done again first: .* --step book"):
         run.redrive("end", by="ada")
     run.redrive("begin", input={"acts": []}, by="ada")
     assert run.result(timeout=SOON).by == "pay"
@@ -478,3 +501,24 @@ def test_a_dead_letter_is_dropped(deployment: Deployment) -> None:
     assert run.id not in [one.run_id for one in deployment.client.dead_letters()]
     with pytest.raises(WrongState, match="no dead letter"):
         run.drop(by="ada")
+
+
+def test_the_place_of_a_cancelled_run_whose_worker_died_is_free_within_the_lease(
+    make: Callable[..., Deployment],
+) -> None:
+    # given a step at work that holds its tenant's only place, one that waits for it, and a worker more
+    deployment = make(agents=(FLOWS,), path=[USER_CODE.parents[1]])
+    deployment.client.settings = deployment.settings.model_copy(update={"agents": (FLOWS,)})
+    worker = deployment.start_worker(queues=["trouble.narrow"], pool="asyncio").wait_until_ready()
+    first = submit(deployment, "narrow", "hang", tenant="one")
+    deployment.wait_for_note(first, "in")
+    deployment.start_worker(queues=["trouble.narrow"], pool="asyncio").wait_until_ready()
+    second = submit(deployment, "narrow", tenant="one")
+    wait_until(lambda: only(second).status == "delayed", SOON, "it waits")
+
+    # when its worker dies and its run is cancelled, so that nobody has lost it
+    worker.kill()
+    first.cancel()
+
+    # then the other one has its place, long before the time is over that the agent may take
+    second.result(timeout=deployment.settings.lease + 5.0)

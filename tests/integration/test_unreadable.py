@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.integration
 QUEUE: Final = "acme.first"
 GOOD: Final = 50
 NOBODY: Final = "0" * 24
+KOMBUS_OWN: Final = re.compile(r"unreadable: (?!JSONDecodeError|UnicodeDecodeError|RecursionError)")
+"""A reason that tells where kombu stumbled, not what is wrong."""
 
 Message = dict[str, Any]  # a message as kombu writes it, and as nobody should
 
@@ -196,6 +199,10 @@ def test_unreadable_messages_are_set_aside_with_a_reason_and_all_others_run(
     kept = deployment.dead.list(limit=1000)
     assert all(letter.reason and letter.queue == QUEUE for letter in kept), kept
     assert len(kept) == len(odd), missing_from(odd, [letter.body for letter in kept])
+    # of which a person can understand that it is not the shape of a message, and which part
+    reasons = [letter.reason for letter in kept]
+    assert [reason for reason in reasons if KOMBUS_OWN.match(reason)] == []
+    assert "misshapen: its property 'delivery_tag' is missing" in reasons
     # and it is the same worker with the same children, on its first connection
     assert worker.running
     assert [child.pid for child in worker.children()] == children

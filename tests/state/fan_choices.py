@@ -20,7 +20,7 @@ from tests.state.reference import Ask
 if TYPE_CHECKING:
     from orchestrator.state.runs import Begun
 
-Kind = Literal["work", "flow", "team", "refused", "refused-flow"]
+Kind = Literal["work", "flow", "team", "mixed", "refused", "refused-flow", "refused-mixed"]
 DEEPEST: Final = 2
 ROUNDS: Final = 3
 
@@ -67,7 +67,7 @@ class Work:
 
 def _member(part: Part, name: str, fan: str, number: int) -> Member:
     refused = part.kind.startswith("refused")
-    kind = "work" if part.kind == "team" and fan.count("#") >= DEEPEST else part.kind.replace("refused-", "")
+    kind = "work" if part.kind in {"team", "mixed"} and fan.count("#") >= DEEPEST else part.kind.replace("refused-", "")
     root = name % ("work" if kind == "refused" else kind)
     plan: tuple[PlanStep, ...] = (PlanStep(name=root, agent="works"),)
     if kind == "flow":
@@ -78,6 +78,14 @@ def _member(part: Part, name: str, fan: str, number: int) -> Member:
         plan = (
             PlanStep(name=boss, agent="bosses", next=joins, delegates=True),
             PlanStep(name=joins, agent="joins", joins=True),
+        )
+    elif kind == "mixed":
+        one, boss, joins, two = f"{root}/one", f"{root}/h/boss", f"{root}/h/join", f"{root}/two"
+        plan = (
+            PlanStep(name=one, agent="ones", next=boss),
+            PlanStep(name=boss, agent="bosses", next=joins, delegates=True),
+            PlanStep(name=joins, agent="joins", joins=True, next=two, gated=True, start=boss),
+            PlanStep(name=two, agent="twos"),
         )
     common = {"fan": fan, "member": plan[0].name, "within_ms": HOUR_MS if part.timed else None}
     steps = [step.model_copy(update=common) for step in plan]
@@ -92,6 +100,8 @@ def plans(draw: st.DrawFn) -> tuple[PlanStep, ...]:
     """A boss and the step that joins, perhaps with a step before or after them, perhaps in a flow of their own."""
     path = draw(st.sampled_from(["", "office/"]))
     names = [f"{path}boss", f"{path}join"]
+    if path and draw(st.booleans()):
+        names += ["second/boss", "second/join"]
     if draw(st.booleans()):
         names.insert(0, "before")
     if draw(st.booleans()):
@@ -118,7 +128,10 @@ def plans(draw: st.DrawFn) -> tuple[PlanStep, ...]:
 
 
 # Each is one choice of Hypothesis's, as examples have room for so many: the plainest first.
-_KINDS: Final[tuple[Kind, ...]] = ("work", "flow", "work", "team", "refused", "refused-flow")
+_KINDS: Final[tuple[Kind, ...]] = (
+    *("work", "mixed", "flow", "work", "mixed", "team"),
+    *("refused", "refused-flow", "refused-mixed"),
+)
 PARTS: Final = st.sampled_from(
     [
         Part(kind, weight, undo, timed)

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from orchestrator.errors import LeaseLost
 from orchestrator.state import keys
 from orchestrator.state.fan_outs import FanOuts
+from orchestrator.state.letters import goes_on_at
 from orchestrator.state.runs import Begun, Submission
 from tests.servers import no_key_left_without_ttl_or_declaration
 from tests.state.choices import HOUR_MS, LATERS, SELDOM, TOKENS, details
@@ -376,7 +377,10 @@ class FanOutRuns(RuleBasedStateMachine):
 
     def _redrive(self, name: str, agent: str, *, value: bool | None) -> None:
         given = None if value is None else self._value(large=value)
+        where = goes_on_at(self._store.load(self._run))
         expected = self._reference.redrive(name, given, agent)
+        if not name and expected[0] != "not failed":
+            assert where == expected[1]
         change = self._store.redrive(self._run, step=name, value=given, agent=agent, deadline=3600.0, by="me")
         assert (change.what, change.step) == expected
         self._redriven += expected[0] == "redriven"

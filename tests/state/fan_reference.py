@@ -83,6 +83,8 @@ class Fan:
     def decide(self) -> JoinVerdict | None:
         """Tell what it has come to, if it has."""
         assert self.terms is not None
+        if not self.current:
+            return "met"
         all_ended = self.ended == len(self.current)
         if self.terms.accept:
             return "missed" if all_ended else None
@@ -156,9 +158,9 @@ class FanRun(ReferenceRun):
             terms,
             total=known.total + len(members),
             round=known.round + 1 if again else 1,
-            task=known.task if again else step.value,
+            task=((known.task or self._boss_of(fan_name).value) if again else None) or step.value,
             members=known.members if again else [],
-            degraded=again and known.degraded,
+            degraded=again and (known.degraded or step.degraded),
         )
         self.fans[fan_name] = fan
         step.tokens += tokens
@@ -167,6 +169,7 @@ class FanRun(ReferenceRun):
             step.status, step.attempt, step.losses, step.rung, step.late = "pending", 0, 0, 0, False
             step.revision += 1
             step.agent, step.instead_of, step.value = step.instead_of or step.agent, None, None
+            step.degraded = False
         else:
             step.status, step.output = "completed", value
         for member in members:
@@ -176,6 +179,9 @@ class FanRun(ReferenceRun):
         else:
             self._open(fan)
         return "delegated"
+
+    def _boss_of(self, join: str) -> ReferenceStep:
+        return next(step for step in self.steps.values() if step.plan and step.plan.delegates and step.next == join)
 
     def _add(self, fan: Fan, member: Member) -> None:
         first = member.steps[0]
@@ -209,6 +215,8 @@ class FanRun(ReferenceRun):
             return "next" if step.next else "joins"
         mine = ask.verdict in {"complete", "answer"} or (of_fan and ask.verdict == "partial")
         if fence in step.committed or not mine or self.owns(name, fence) != "yes":
+            if ask.verdict == "wait" and self.owns(name, fence) == "yes":
+                step.waits_accepted = accepted
             return super().commit(name, fence, value, ask)
         step.output = value
         step.tokens += ask.tokens
@@ -220,6 +228,8 @@ class FanRun(ReferenceRun):
             step.status = "completed"
             joins = self.steps[step.next or ""]
             joins.output = value
+            if known := self.fans.get(joins.name):
+                self.fans[joins.name] = Fan(joins.name, total=known.total)
             step.committed[fence] = self._complete(joins)
         else:
             step.committed[fence] = self._complete(step, accepted=accepted)
@@ -229,14 +239,10 @@ class FanRun(ReferenceRun):
 
     def redrive(self, name: str, value: bytes | None, agent: str) -> tuple[str, str]:
         """Let the run go on from a step; empty: the first that is not done, or of which something was undone."""
-        if self.status != "failed":
-            return "not failed", ""
         open_ = [each for each in self.spine if not self._done(each)]
-        name = name or next(iter(open_), "")
-        if name not in self.steps or self.steps[name].undoes:
-            return "no step", name
-        if name not in self.spine:
-            return "member", next(each for each in self.spine if name in self._within(each))
+        named, name = bool(name), name or next(iter(open_), "")
+        if refused := self._refused_redrive(name, named=named, changed=value is not None or agent != ""):
+            return refused
         index = self.spine.index(name)
         reopens = value is None and self._reopens(name)
         if value is None and ((self.steps[name].value is None and not reopens) or set(open_) & set(self.spine[:index])):
@@ -251,7 +257,7 @@ class FanRun(ReferenceRun):
             self._again(self.steps[each], anew=self.steps[each].begins > 0)
             self.steps[each].value = None
         self.status, self.overdue, self.lasts_longer = "running", False, True
-        self.kind, self.ends_children = None, False
+        self.kind, self.failed_at, self.ends_children = None, None, False
         first.agent = agent or first.agent
         fan = self.fans.get(name)
         if reopens and fan:
@@ -262,6 +268,18 @@ class FanRun(ReferenceRun):
                 fan.terms, fan.due = None, False
             self._ready(name, first.value if value is None else value)
         return "redriven", name
+
+    def _refused_redrive(self, name: str, *, named: bool, changed: bool) -> tuple[str, str] | None:
+        if self.status != "failed":
+            return "not failed", ""
+        if name not in self.steps or self.steps[name].undoes:
+            return "no step", name
+        if name not in self.spine:
+            return "member", next(each for each in self.spine if name in self._within(each))
+        if not named and changed and self._is_for_another(name):
+            return "elsewhere", name
+        undone = [each for each in self.spine[: self.spine.index(name)] if self._was_undone(each)]
+        return ("undone", undone[0]) if undone else None
 
     def _within(self, join: str) -> list[str]:
         """Return all steps of all that work for a step of the flow itself."""
@@ -275,6 +293,8 @@ class FanRun(ReferenceRun):
         ]
 
     def _undone(self, join: str) -> set[str]:
+        if join in self.fans and self.fans[join].task is None:
+            return set()  # the boss answered itself since
         return {name for name in self._within(join) if self.steps[name].undone}
 
     def _undone_earlier(self, join: str) -> bool:
@@ -284,11 +304,13 @@ class FanRun(ReferenceRun):
         fan, undone = self.fans[join], self._undone(join)
         return any(member.round < fan.round and any(map(member.has, undone)) for member in fan.members)
 
-    def _done(self, name: str) -> bool:
+    def _was_undone(self, name: str) -> bool:
         step = self.steps[name]
-        if step.plan and step.plan.delegates and self._undone_earlier(step.next or ""):
-            return False
-        return step.status == "completed" and not step.undone and not self._undone(name)
+        planned = step.plan is not None and step.plan.delegates and self._undone_earlier(step.next or "")
+        return planned or step.undone or bool(self._undone(name))
+
+    def _done(self, name: str) -> bool:
+        return self.steps[name].status == "completed" and not self._was_undone(name)
 
     def _reopens(self, name: str) -> bool:
         fan = self.fans.get(name)
@@ -386,10 +408,19 @@ class FanRun(ReferenceRun):
         self._open(fan)
         return "failed"
 
-    def _open(self, fan: Fan) -> None:
+    def _room(self, fan: Fan) -> int:
+        """Tell how many may be in flight: of a fan-out within another its share of that one, and one at least."""
         assert fan.terms is not None
+        outer = _fan_of(self.steps[fan.name])
+        if not outer:
+            return fan.terms.width
+        share = self._room(self.fans[outer]) // max(self.fans[outer].in_flight, 1)
+        return max(1, min(fan.terms.width, share))
+
+    def _open(self, fan: Fan) -> None:
+        room = self._room(fan)
         for member in fan.current:
-            if not member.opened and fan.in_flight < fan.terms.width:
+            if not member.opened and fan.in_flight < room:
                 member.opened = True
                 self._ready(member.names[0], member.value)
 
@@ -412,8 +443,8 @@ class FanRun(ReferenceRun):
     def _finish(self, status: RunStatus, kind: FailureKind | None) -> str:
         self._close(iter(self.steps))
         if status != "completed" and self.status != "undoing":
-            undo = [self.steps[name] for name in reversed(list(self._as_done()))]
-            if undo := [step for step in undo if self._can_be_undone(step)]:
+            done = [self.steps[name] for name in reversed(list(self._as_done()))]
+            if undo := self._to_be_undone(done):
                 self._undo(undo, Ending(status, kind))
                 return "undoing"
         self.status, self.kind, self._ending = status, kind, None
@@ -433,6 +464,7 @@ class FanRun(ReferenceRun):
         first.feedback += (feedback,)
         gated.output = None
         while True:
+            self._keep_for_undo(step)
             step.status, step.attempt, step.revision, step.losses, step.rung = "pending", 0, step.revision + 1, 0, 0
             step.agent, step.instead_of, step.degraded, step.late = step.instead_of or step.agent, None, False, False
             step.sent_back = step.sent_back + 1 if step is gated else 0

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.resilience.budget import Spend
 from orchestrator.state import keys
-from orchestrator.state.guards import Admitted, Guard, Guards, Refused
+from orchestrator.state.guards import Admitted, Guard, Guards, Need, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from orchestrator.messages import Priority
-    from orchestrator.state.guards import Need, Outcome
+    from orchestrator.state.guards import Outcome
 
 START: Final = 1_795_000_000_000
 HOLD: Final = 60.0
@@ -55,6 +54,7 @@ class Fleet:
         cost: float = 0.0,
         budgets: Sequence[str] = (),
         hold: float = HOLD,
+        fence: str = "",
     ) -> Admitted | Refused:
         self.made += 1
         return self.store.admit(
@@ -63,10 +63,11 @@ class Fleet:
             self.guards,
             tenant=tenant,
             priority=priority,
-            need=Spend(tokens=tokens, cost=cost),
+            need=Need(tokens=tokens, cost=cost),
             hold_ms=round(hold * 1000),
             wait=wait,
             budgets=budgets,
+            fence=fence,
         )
 
     def end(
@@ -77,6 +78,7 @@ class Fleet:
         took: float = 0.0,
         used: Need | None = None,
         closed: float = 0.0,
+        fence: str = "",
     ) -> list[str]:
         return self.store.settle(
             self.agent,
@@ -86,6 +88,7 @@ class Fleet:
             took_ms=round(took * 1000),
             used=used,
             closed_ms=round(closed * 1000),
+            fence=fence,
         )
 
     def grant(self) -> list[str]:

@@ -303,6 +303,7 @@ def _value_problems(snapshot: Snapshot) -> Iterator[str]:
         if ":blob:" in key and 0 <= ttl < until_ms - snapshot.now_ms - A_MOMENT_MS:
             yield f"{key} expires before its run"
     needed = {state.output} | {name for step in state.steps for name in (step.input, step.output, step.draft)}
+    needed |= {one.output for step in state.steps for one in step.earlier}
     needed = {name for name in needed if not (name or "").startswith("fan:")}
     for name in sorted(name for name in needed if name):
         if name not in snapshot.values:

@@ -19,6 +19,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from orchestrator.errors import LeaseLost
 from orchestrator.messages import PlanStep, RunBudget
 from orchestrator.state import keys
+from orchestrator.state.letters import goes_on_at
 from orchestrator.state.runs import Begun, Submission, Submitted
 from tests.servers import no_key_left_without_ttl_or_declaration
 from tests.state.choices import ASKS, HOUR_MS, LATERS, MAX_STEPS, PICKS, SELDOM, TOKENS, Attempt, details, plans
@@ -82,31 +83,51 @@ class Runs(RuleBasedStateMachine):
         return self._submit(plan, value, key)
 
     @precondition(lambda self: len(self._references) < MAX_RUNS)
-    @rule(target=runs, plan=plans(), parent=runs)
-    def submit_child(self, plan: tuple[PlanStep, ...], parent: str) -> str | MultipleResults[str]:
-        """Submit a run from a step of another: of one that goes on, is being undone, or has ended."""
-        return self._submit(plan, self._value(large=False), None, parent)
+    @rule(target=runs, plan=plans(), parent=runs, key=st.none() | st.just("c"), value=st.sampled_from([b"1", b"2"]))
+    def submit_child(
+        self, plan: tuple[PlanStep, ...], parent: str, key: str | None, value: bytes
+    ) -> str | MultipleResults[str]:
+        """Submit a run from a step of another: of one that goes on, is being undone, or has ended; or find it again."""
+        return self._submit(plan, value, f"{parent}:{key}" if key else None, parent)
 
     @precondition(lambda self: len(self._references) < MAX_RUNS)
-    @rule(target=runs, plan=plans(), parent=runs, how=st.sampled_from(["cancel", "fail"]), again=st.booleans())
+    @rule(
+        target=runs,
+        plan=plans(),
+        parent=runs,
+        how=st.sampled_from(["cancel", "fail", "fail"]),
+        seen=st.booleans(),
+        again=st.booleans(),
+    )
     def submit_orphan(
-        self, plan: tuple[PlanStep, ...], parent: str, how: str, *, again: bool
-    ) -> str | MultipleResults[str]:
-        """Submit a run from a step of another, which ends, and may be redriven, before this one begins."""
+        self, plan: tuple[PlanStep, ...], parent: str, how: str, *, seen: bool, again: bool
+    ) -> MultipleResults[str]:
+        """
+        Submit a run from a step of another, which ends before this one begins.
+
+        The caretaker may see it, it may be redriven, and it may submit the same again.
+        """
         attempt = self._at_work(parent)
         if attempt is None or not self._references[parent].may_have_children:
             return multiple()
-        child = cast("str", self._submit(plan, self._value(large=False), None, parent))
+        key = f"{parent}:orphan"
+        child = self._submit(plan, b"1", key, parent)
+        if not isinstance(child, str):
+            return multiple()
         if how == "cancel":
             self.cancel(parent, "enough", even_if_live=True)
         else:
             self._fail(attempt, 0)
         self._submit(plan, b"1", None, parent)
+        if seen:
+            self.timers_ring(parent)
         if again:
+            self.go_on(parent, [Ask("complete")] * MAX_STEPS, large=False)
             self.redrive(parent, None, "", value=None)
         self.deliver(child, 0, "a", Ask("complete"), large=False)
+        another = self._submit(plan, b"2", key, parent)
         self.timers_ring(parent)
-        return child
+        return multiple(child, *([another] if isinstance(another, str) else []))
 
     def _submit(
         self, plan: tuple[PlanStep, ...], value: bytes, key: str | None, parent: str | None = None
@@ -124,7 +145,7 @@ class Runs(RuleBasedStateMachine):
         )
         known = self._keyed.get(key or "")
         (submitted,) = self._store.submit([submission])
-        if known is not None:
+        if known is not None and not self._references[known[0]].is_void:
             assert submitted == Submitted(known[0], "existing" if known[1] == value else "conflict")
             return multiple()
         above = self._references[parent] if parent else None
@@ -369,7 +390,10 @@ class Runs(RuleBasedStateMachine):
         reference = self._references[run]
         name = "" if pick is None else self._pick(run, pick)
         given = None if value is None else self._value(large=value)
+        where = goes_on_at(self._store.load(run))
         expected = reference.redrive(name, given, agent)
+        if not name and expected[0] not in {"not failed", "orphan"}:
+            assert where == expected[1]
         change = self._store.redrive(run, step=name, value=given, agent=agent, deadline=3600.0, by="me")
         assert (change.what, change.step) == expected
         if expected[0] == "redriven":
@@ -437,9 +461,7 @@ class Runs(RuleBasedStateMachine):
         children = self._store.children(run)
         assert set(children) == {child.name for child in reference.children}
         for child in children:
-            assert self._store.cancel(child, reason="its parent has ended", by="parent").what == (
-                self._references[child].cancel()
-            )
+            assert self._store.orphan(child, run).what == self._references[child].orphan()
             self._check(child)
         self._store.leave(run)
         reference.ends_children = False
@@ -502,7 +524,7 @@ class Runs(RuleBasedStateMachine):
         if overdue:
             entry = {keys.member(run, name): LONG_AGO_MS}
             self._store.client.zadd(keys.ready(keys.shard_of(run)), entry, xx=True)
-        looked = self._store.redispatch(run, name, queue_is_empty=empty)
+        (looked,) = self._store.redispatch([(run, name)], queue_is_empty=[empty])
         if not overdue or self._references[run].steps[name].status != "ready":
             assert looked == "closed"
         else:
@@ -580,7 +602,7 @@ class Runs(RuleBasedStateMachine):
 
     def _check_dead_letters(self) -> None:
         dead = {run for run, reference in self._references.items() if reference.kind}
-        assert (set(self._store.dead(MAX_RUNS)), self._store.dead_count()) == (dead, len(dead))
+        assert (set(self._store.dead(2 * MAX_RUNS)), self._store.dead_count()) == (dead, len(dead))
 
     def _due(self, run: str) -> list[Due]:
         return self._store.due([keys.shard_of(run)])

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from orchestrator.messages import Choice, FailureKind, PlanStep, RunStatus, StepStatus
     from orchestrator.state.runs import Verdict
 
@@ -20,7 +22,7 @@ class ReferenceStep:
     A step; `fence` names the attempt that may commit, `committed` what each one that did was told.
 
     `due`: whether the timer of a delayed step has rung, or the time of a waiting one is over; `late`: whether the step
-    should be done by now.
+    should be done by now; `earlier`: what it gave, and in which revision, when a later gate sent it back, to be undone.
     """
 
     name: str
@@ -49,8 +51,10 @@ class ReferenceStep:
     late: bool = False
     default: Choice = "reject"
     waits_with_fallback: str | None = None
+    waits_accepted: bool = False
     undoes: str | None = None
     undone: bool = False
+    earlier: list[tuple[bytes, int]] = field(default_factory=list)
 
     @property
     def first(self) -> str:
@@ -135,6 +139,7 @@ class ReferenceRun:
         self.lasts_longer = False
         self.output: bytes | None = None
         self.kind: FailureKind | None = None
+        self.failed_at: str | None = None
         self.partial = False
         self.parent = parent
         self.budgets: tuple[str, ...] = (name, *(parent.budgets if parent else ()))
@@ -142,6 +147,7 @@ class ReferenceRun:
         if parent is not None:
             parent.children.append(self)
         self.ends_children = False
+        self.is_orphan = False
         self._ending: Ending | None = None
         self._recorded: dict[tuple[str | None, int], dict[tuple[int, bool, str], bytes]] = {}
         self._max_losses = max_losses
@@ -225,7 +231,7 @@ class ReferenceRun:
             step.output = None
             step.committed[fence] = "next" if self._fail(step, None) == "undoing" else "finished"
         elif ask.verdict == "partial":
-            step.status, step.degraded = "completed", True
+            step.status, step.degraded = "cancelled", False
             self.output, self.partial = value, True
             self._finish("completed", None)
         elif ask.verdict == "wait":
@@ -289,7 +295,7 @@ class ReferenceRun:
         choice = choice or step.default
         self.status = "running"
         if choice == "approve":
-            return self._complete(step)
+            return self._complete(step, accepted=step.waits_accepted)
         if choice == "fallback":
             self._fall_back(step, step.waits_with_fallback or "", self.steps[step.first].value or b"")
             return "again"
@@ -311,17 +317,27 @@ class ReferenceRun:
             return "closed"
         return self._finish("cancelled", None)
 
+    def orphan(self) -> str:
+        """Cancel the run where its parent has ended."""
+        ended = self.parent is not None and self.parent.status in {"failed", "cancelled", "undoing"}
+        if not self.may_have_children or not ended:
+            return "closed"
+        self.is_orphan = True
+        return self._finish("cancelled", None)
+
+    @property
+    def is_void(self) -> bool:
+        """Whether its parent, which goes on, gets another run where it submits this one again."""
+        goes_on = self.parent is not None and self.parent.may_have_children
+        return self.is_orphan and goes_on and self.status in {"cancelled", "undoing"}
+
     def redrive(self, name: str, value: bytes | None, agent: str) -> tuple[str, str]:
         """Let the run go on from a step; empty: the first that is not done, or was undone."""
-        if self.status != "failed":
-            return "not failed", ""
-        if above := self._ended_above():
-            return "orphan", above
         own = [step for step in self.steps.values() if not step.undoes]
         open_ = [step.name for step in own if step.status != "completed" or step.undone]
-        name = name or next(iter(open_), "")
-        if name not in {step.name for step in own}:
-            return "no step", name
+        named, name = bool(name), name or next(iter(open_), "")
+        if refused := self._refused_redrive(name, named=named, changed=value is not None or agent != ""):
+            return refused
         index = self.order.index(name)
         if value is None and (self.steps[name].value is None or set(open_) & set(self.order[:index])):
             return "no input", name
@@ -334,10 +350,28 @@ class ReferenceRun:
             self._reset(step, anew=step.begins > 0)
             step.value = None
         self.status, self.overdue, self.lasts_longer = "running", False, True
-        self.kind, self.ends_children = None, False
+        self.kind, self.failed_at, self.ends_children = None, None, False
         first.agent = agent or first.agent
         self._ready(name, first.value if value is None else value)
         return "redriven", name
+
+    def _refused_redrive(self, name: str, *, named: bool, changed: bool) -> tuple[str, str] | None:
+        if self.status != "failed":
+            return "not failed", ""
+        if above := self._ended_above():
+            return "orphan", above
+        if name not in self.steps or self.steps[name].undoes:
+            return "no step", name
+        if not named and changed and self._is_for_another(name):
+            return "elsewhere", name
+        undone = [each for each in self.order[: self.order.index(name)] if self.steps[each].undone]
+        return ("undone", undone[0]) if undone else None
+
+    def _is_for_another(self, name: str) -> bool:
+        """Tell whether what is given without a step is for what failed, and the run goes on at another one."""
+        if self.kind and self.failed_at:
+            return name != self.failed_at
+        return self.steps[name].status == "completed"
 
     @staticmethod
     def _reset(step: ReferenceStep, *, anew: bool) -> None:
@@ -346,6 +380,7 @@ class ReferenceRun:
         step.status, step.attempt, step.losses, step.rung, step.sent_back = "pending", 0, 0, 0, 0
         step.output = step.draft = None
         step.degraded = step.undone = step.late = False
+        step.earlier = []
 
     def drop(self) -> str:
         """Give a dead letter up."""
@@ -414,10 +449,10 @@ class ReferenceRun:
         step = self.steps[name]
         step.status, step.value = "ready", value
 
-    def _complete(self, step: ReferenceStep) -> str:
+    def _complete(self, step: ReferenceStep, *, accepted: bool = False) -> str:  # noqa: ARG002  of fan-outs
         step.status = "completed"
         if step.undoes:
-            self.steps[step.undoes].undone = True
+            self._take_back(self.steps[step.undoes], step.revision)
         if step.next:
             self._ready(step.next, self.steps[step.next].value if step.undoes else step.output)
             return "next"
@@ -428,9 +463,14 @@ class ReferenceRun:
             self._finish("completed", None)
         return "finished"
 
+    @staticmethod
+    def _take_back(step: ReferenceStep, revision: int) -> None:
+        step.earlier = [one for one in step.earlier if one[1] != revision]
+        step.undone = step.undone or step.revision == revision or step.status != "completed"
+
     def _fail(self, step: ReferenceStep, kind: FailureKind | None) -> str:
         """Return what the caller is told: `failed` or `undoing`."""
-        step.status = "failed"
+        step.status, self.failed_at = "failed", step.name
         if not step.undoes:
             return "undoing" if self._finish("failed", kind) == "undoing" else "failed"
         self._ending = Ending("failed", "undo")
@@ -451,7 +491,7 @@ class ReferenceRun:
                 step.status = "cancelled"
         if status != "completed":
             self.ends_children = self.ends_children or bool(self.children)
-            undo = [step for step in reversed(self.steps.values()) if self._can_be_undone(step)]
+            undo = self._to_be_undone(reversed(self.steps.values()))
             if undo and self.status != "undoing":
                 self._undo(undo, Ending(status, kind))
                 return "undoing"
@@ -459,27 +499,41 @@ class ReferenceRun:
         return "cancelled"
 
     @staticmethod
-    def _can_be_undone(step: ReferenceStep) -> bool:
-        return step.plan is not None and bool(step.plan.undo) and step.status == "completed" and not step.undone
+    def _to_be_undone(steps: Iterable[ReferenceStep]) -> list[ReferenceStep]:
+        """Return what undoes what these steps did, in all their revisions, the last first."""
+        found = []
+        for step in steps:
+            agent = step.plan.undo if step.plan else None
+            if agent is None:
+                continue
+            done = [(f"{step.name}~undo@{revision}", output, revision) for output, revision in step.earlier]
+            if step.status == "completed" and not step.undone:
+                done.append((f"{step.name}~undo", step.output or b"", step.revision))
+            found += [
+                ReferenceStep(name, agent, None, None, value=output, undoes=step.name, revision=revision)
+                for name, output, revision in reversed(done)
+            ]
+        return found
 
-    def _undo(self, done: list[ReferenceStep], ending: Ending) -> None:
+    def _undo(self, steps: list[ReferenceStep], ending: Ending) -> None:
         self.status, self.overdue, self.lasts_longer, self._ending = "undoing", False, True, ending
-        following = [f"{step.name}~undo" for step in done[1:]]
-        for step, after in zip(done, [*following, None], strict=True):
-            name = f"{step.name}~undo"
-            agent = step.plan.undo or "" if step.plan else ""
-            undo = ReferenceStep(name, agent, None, after, value=step.output, undoes=step.name, revision=step.revision)
+        for step, after in zip(steps, [*steps[1:], None], strict=True):
+            step.next = after.name if after else None
             # Where the same doing was to be undone before, what was recorded then counts.
-            undo.recorded = self._recorded.get((step.name, step.revision), {})
-            self.steps[name] = undo
-            self.order.append(name)
-        first = self.steps[f"{done[0].name}~undo"]
-        self._ready(first.name, first.value)
+            step.recorded = self._recorded.get((step.undoes, step.revision), {})
+            self.steps[step.name] = step
+            self.order.append(step.name)
+        self._ready(steps[0].name, steps[0].value)
 
     def _fall_back(self, step: ReferenceStep, agent: str, value: bytes) -> None:
         step.instead_of = step.instead_of or step.agent
         step.agent, step.degraded, step.attempt, step.losses, step.output, step.draft = agent, True, 0, 0, None, None
         self._ready(step.name, value)
+
+    @staticmethod
+    def _keep_for_undo(step: ReferenceStep) -> None:
+        if step.plan and step.plan.undo and step.status == "completed":
+            step.earlier.append((step.output or b"", step.revision))
 
     def _revise(self, gated: ReferenceStep, feedback: str) -> None:
         first = self.steps[gated.first]
@@ -488,6 +542,7 @@ class ReferenceRun:
         first.feedback += (feedback,)
         for name in self.order[begin : end + 1]:
             step = self.steps[name]
+            self._keep_for_undo(step)
             step.status, step.attempt, step.revision, step.losses, step.rung = "pending", 0, step.revision + 1, 0, 0
             step.agent, step.instead_of, step.degraded, step.late = step.instead_of or step.agent, None, False, False
             step.sent_back = step.sent_back + 1 if step is gated else 0

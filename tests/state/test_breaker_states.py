@@ -147,6 +147,9 @@ def test_force_tells_whether_there_was_such_a_breaker(redis_client: Redis) -> No
     assert not fleet.store.force("nobody", "auto")
     assert not fleet.store.force("model", "open")
     assert fleet.store.force("model", "auto")
+    assert fleet.store.force("mistyped", "open") is False
+    # left to itself twice, one that nothing was called through is forgotten
+    assert [fleet.store.force("mistyped", "auto") for _ in range(3)] == [True, True, False]
     assert [(found.name, found.state, found.forced) for found in fleet.store.breakers()] == [
         ("model", "half-open", False)
     ]

@@ -370,7 +370,7 @@ def test_entries_of_a_run_that_is_gone_leave_the_indexes_when_the_caretaker_look
 
     # when the caretaker looks after them
     assert store.lost(run_id, "count").what == "closed"
-    assert store.redispatch(run_id, "count", queue_is_empty=True) == "closed"
+    assert store.redispatch([(run_id, "count")], queue_is_empty=[True]) == ["closed"]
     assert store.wake([(run_id, "count")]) == ["closed"]
     assert store.decide(run_id, "count", None, by="timeout") == Change("closed")
     assert store.overrun(run_id, "count").what == "closed"
@@ -544,7 +544,7 @@ def test_a_full_server_changes_a_run_wholly_or_not_at_all(client: Client, redis_
         lambda: store.fail(other, "no"),
         lambda: store.lost(lost.id, "count"),
         lambda: store.decide(gated.id, "count", "approve", by="me"),
-        lambda: store.redispatch(queued.id, "count", queue_is_empty=True),
+        lambda: store.redispatch([(queued.id, "count")], queue_is_empty=[True]),
         lambda: store.cancel(queued.id, reason="", by="me"),
     ):
         # when something is to change, then it does, or the server's error is the caller's

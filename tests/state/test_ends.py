@@ -28,6 +28,8 @@ PLAN = (
     PlanStep(name="pay", agent="b", next="ship", undo="refund"),
     PlanStep(name="ship", agent="c", within_ms=AT_ONCE_MS),
 )
+LASTING = tuple(one.model_copy(update={"undo": None, "within_ms": None}) for one in PLAN)
+"""Steps that nothing undoes."""
 
 
 @pytest.fixture
@@ -38,9 +40,13 @@ def store(redis_client: Redis, settings: Settings) -> Iterator[RunStore]:
     no_key_left_without_ttl_or_declaration(redis_client)
 
 
-def submit(store: RunStore, plan: tuple[PlanStep, ...] = PLAN, parent: str | None = None) -> str:
+def submit(
+    store: RunStore, plan: tuple[PlanStep, ...] = PLAN, parent: str | None = None, key: str | None = None
+) -> str:
     value = b'"%s"' % (b"x" * 200)
-    submission = Submission(flow="f", plan=plan, value=value, deadline=60.0, retention=60.0, tags={}, parent=parent)
+    submission = Submission(
+        flow="f", plan=plan, value=value, deadline=60.0, retention=60.0, tags={}, parent=parent, key=key
+    )
     return store.submit([submission])[0].run_id
 
 
@@ -147,6 +153,86 @@ def test_what_is_undone_in_part_is_not_undone_and_its_run_not_completed(store: R
     assert problems(look(store, run)) == []
 
 
+SENT_BACK = (
+    PlanStep(name="book", agent="a", next="check", undo="unbook"),
+    PlanStep(name="check", agent="b", gated=True, start="book"),
+)
+"""Two steps, of which a gate behind the second sends the run back to the first."""
+
+
+def test_what_was_done_before_a_later_gate_sent_it_back_is_undone(store: RunStore) -> None:
+    # given a step that is done, and sent back by the gate behind the next one
+    run = submit(store, SENT_BACK)
+    store.commit(begin(store, run, "book"), b'"monday"')
+    store.commit(begin(store, run, "check"), b"1", "revise", {"feedback": "another date"})
+    assert store.load(run).steps[0].status == "ready"
+
+    # when the run is cancelled
+    assert store.cancel(run, reason="", by="me").what == "undoing"
+
+    # then it is undone, with what it gave
+    undoing = begin(store, run, "book~undo@0")
+    assert (undoing.value, undoing.step.undoes) == (b'"monday"', "book")
+    store.commit(undoing, b"1")
+    state = store.load(run)
+    assert (state.status, state.steps[0].undone, state.steps[0].earlier) == ("cancelled", True, ())
+    assert problems(look(store, run)) == []
+
+
+def test_what_was_done_twice_is_undone_twice_the_last_first_each_under_a_key_of_its_own(store: RunStore) -> None:
+    # given a step that was done again after a gate had sent it back
+    run = submit(store, SENT_BACK)
+    store.commit(begin(store, run, "book"), b'"monday"')
+    store.commit(begin(store, run, "check"), b"1", "revise", {"feedback": "another date"})
+    store.commit(begin(store, run, "book"), b'"tuesday"')
+    assert problems(look(store, run)) == []
+
+    # when the run fails
+    assert store.fail(begin(store, run, "check"), "no").what == "undoing"
+
+    # then both are undone, and what the undoing of one records is not taken for the other's
+    for name, value in (("book~undo", b'"tuesday"'), ("book~undo@0", b'"monday"')):
+        undoing = begin(store, run, name)
+        assert undoing.value == value
+        assert undoing.step.known_as == "book~undo"
+        assert store.recall(undoing, "release") is None
+        store.record(undoing, "release", value)
+        store.commit(undoing, b"1")
+    assert store.load(run).status == "failed"
+    assert problems(look(store, run)) == []
+
+    # when it is redriven and fails once more, then only what was done since is undone
+    redrive(store, run)
+    store.commit(begin(store, run, "book"), b'"friday"')
+    store.fail(begin(store, run, "check"), "no")
+    assert [step.name for step in store.load(run).steps if step.undoes] == ["book~undo"]
+    work(store, run, "book~undo")
+    assert problems(look(store, run)) == []
+
+
+def test_what_is_undone_of_a_step_that_was_done_twice_is_not_undone_again_with_the_rest(store: RunStore) -> None:
+    # given a run of which the later doing of a step could not be undone, and the earlier one was
+    run = submit(store, SENT_BACK)
+    store.commit(begin(store, run, "book"), b'"monday"')
+    store.commit(begin(store, run, "check"), b"1", "revise", {"feedback": "another date"})
+    store.commit(begin(store, run, "book"), b'"tuesday"')
+    store.fail(begin(store, run, "check"), "no")
+    store.fail(begin(store, run, "book~undo"), "no such booking")
+    work(store, run, "book~undo@0")
+    state = store.load(run)
+    assert (state.reason, state.steps[0].undone) == ("check: no; book is not undone: no such booking", False)
+
+    # when the run goes on from where it failed, and fails again
+    redrive(store, run)
+    store.fail(begin(store, run, "check"), "no")
+
+    # then what is not undone yet is tried again, and nothing else
+    assert [step.name for step in store.load(run).steps if step.undoes] == ["book~undo"]
+    work(store, run, "book~undo")
+    assert store.load(run).steps[0].undone
+    assert problems(look(store, run)) == []
+
+
 def test_what_is_not_undone_in_its_time_keeps_the_reason_for_which_it_was(store: RunStore) -> None:
     # given a run that is being undone, and whose time for that is over
     run = submit(store)
@@ -189,6 +275,23 @@ def test_large_values_live_as_long_as_what_is_undone_and_redriven(store: RunStor
     assert store.client.pttl(blob) > 10 * 86_400_000
     assert problems(look(store, run)) == []
     store.cancel(run, reason="", by="")
+
+
+def test_a_large_value_lives_as_long_as_its_run_however_long_its_steps_name_is(store: RunStore) -> None:
+    # given a large output of a stage with a name of more than a thousand bytes, and a run that fails after it
+    long = "in einer Größe, die keiner braucht, " * 40
+    plan = (PlanStep(name=long, agent="a", next="last"), PlanStep(name="last", agent="b"))
+    run = submit(store, plan)
+    begun = begin(store, run, long)
+    store.commit(begun, b'"%s"' % (b"x" * 200))
+    store.fail(begin(store, run, "last"), "cannot")
+    # when it is redriven with more time
+    change = store.redrive(run, step="", value=None, agent="", deadline=60 * 86_400.0, by="me")
+    assert told(change) == ("redriven", "last")
+    # then the value lives as long
+    blob = keys.blob(run, f"{long}@1-{begun.fence}")
+    assert store.client.pttl(blob) > 60 * 86_400_000
+    store.cancel(run, reason="", by="me")
 
 
 def test_what_is_undone_again_after_a_redrive_does_not_take_what_was_recorded_then_for_done(store: RunStore) -> None:
@@ -254,14 +357,16 @@ def test_a_redriven_step_may_be_sent_back_as_often_as_before(store: RunStore) ->
     [
         ("nothing", None, ("no step", "nothing")),
         ("book~undo", None, ("no step", "book~undo")),
-        ("ship", None, ("no input", "ship")),
-        ("pay", None, ("no input", "pay")),
-        ("pay", b"1", ("redriven", "pay")),
-        ("ship", b"1", ("redriven", "ship")),
+        ("ship", None, ("undone", "book")),
+        ("pay", None, ("undone", "book")),
+        ("pay", b"1", ("undone", "book")),
+        ("ship", b"1", ("undone", "book")),
+        ("", b"1", ("elsewhere", "book")),
+        ("book", b"1", ("redriven", "book")),
         ("", None, ("redriven", "book")),
     ],
 )
-def test_a_run_whose_steps_were_undone_is_redriven_from_there_or_with_an_input(
+def test_a_run_whose_steps_were_undone_is_redriven_from_there_and_an_input_is_for_the_step_it_names(
     store: RunStore, step: str, value: bytes | None, outcome: tuple[str, str]
 ) -> None:
     # given a run that failed at its second step, the first undone
@@ -277,6 +382,50 @@ def test_a_run_whose_steps_were_undone_is_redriven_from_there_or_with_an_input(
     assert store.load(run).status == ("running" if outcome[0] == "redriven" else "failed")
     assert problems(look(store, run)) == []
     store.cancel(run, reason="", by="")
+
+
+@pytest.mark.parametrize("step", ["pay", "ship", ""])
+def test_a_step_that_failed_may_be_passed_over_with_an_input_where_nothing_was_undone(
+    store: RunStore, step: str
+) -> None:
+    # given a run that failed at its second step, and has nothing to undo
+    run = submit(store, LASTING)
+    work(store, run, "book")
+    store.fail(begin(store, run, "pay"), "declined")
+
+    # when it goes on with an input: for the step that failed, for the next one, or for no step by name
+    name = step or "pay"
+    assert told(store.redrive(run, step=step, value=b"1", agent="", deadline=60.0, by="me")) == ("redriven", name)
+    assert begin(store, run, name).value == b"1"
+
+    # then, where that was passed over and the next one fails, an input without a step could be for either
+    if name == "ship":
+        store.fail(begin(store, run, "ship"), "lost")
+        for value, agent in ((b"1", ""), (None, "spare")):
+            change = store.redrive(run, step="", value=value, agent=agent, deadline=60.0, by="me")
+            assert told(change) == ("elsewhere", "pay")
+        assert told(store.redrive(run, step="", value=None, agent="", deadline=60.0, by="me")) == ("redriven", "pay")
+    store.cancel(run, reason="", by="")
+
+
+def test_an_input_of_a_run_whose_deadline_passed_is_for_the_step_it_was_at_unless_something_was_undone(
+    store: RunStore,
+) -> None:
+    for plan, outcome in (
+        (PLAN, ("elsewhere", "book")),
+        (LASTING, ("redriven", "pay")),
+    ):
+        # given a run whose time was over at its second step: no step is to blame
+        run = submit(store, plan)
+        work(store, run, "book")
+        store.client.hset(keys.run(run), "deadline_ms", 1)
+        store.expire(run)
+        if outcome[0] == "elsewhere":
+            work(store, run, "book~undo")
+
+        # when it is redriven with an input
+        assert told(store.redrive(run, step="", value=b"1", agent="", deadline=60.0, by="me")) == outcome
+        store.cancel(run, reason="", by="")
 
 
 def test_children_of_a_run_that_is_redriven_before_the_caretaker_looks_go_on(store: RunStore) -> None:
@@ -388,15 +537,139 @@ def test_what_a_child_did_is_undone_though_its_parent_has_ended(store: RunStore,
         store.cancel(grandparent, reason="", by="me")
     else:
         store.fail(begin(store, grandparent, "book"), "no")
-    assert store.cancel(child, reason="", by="parent").what == "undoing"
+    assert store.orphan(parent, grandparent).what == "cancelled"
+    assert store.orphan(child, parent).what == "undoing"
     # when what undoes it is delivered
     work(store, child, "book~undo")
     # then it is undone
     assert store.load(child).status == "cancelled"
     assert store.load(child).steps[0].undone
-    store.cancel(parent, reason="", by="parent")
     for run in (grandparent, parent, child):
         store.leave(run)
+
+
+ASKS = (PlanStep(name="ask", agent="a"),)
+
+
+def end_children(store: RunStore, *runs: str) -> None:
+    """Do what the caretaker does for runs that have ended."""
+    for run in runs:
+        for child in store.children(run):
+            store.orphan(child, run)
+        store.leave(run)
+
+
+def redrive(store: RunStore, run: str) -> None:
+    assert store.redrive(run, step="", value=None, agent="", deadline=60.0, by="me").what == "redriven"
+
+
+def test_a_redriven_run_gets_another_child_for_one_that_was_cancelled_with_it(store: RunStore) -> None:
+    # given a run with three children: one is done, one failed by itself, one was cancelled with its parent
+    run = submit(store, ASKS)
+    asking = begin(store, run, "ask")
+    done, failed, cancelled = (submit(store, ASKS, run, f"{run}:ask:0:{key}") for key in "abc")
+    work(store, done, "ask")
+    store.fail(begin(store, failed, "ask"), "no")
+    grandchild = submit(store, ASKS, cancelled, f"{cancelled}:ask:0:d")
+    store.fail(asking, "no")
+    end_children(store, run, cancelled)
+    assert [store.load(each).status for each in (cancelled, grandchild)] == ["cancelled", "cancelled"]
+    # and it is not begun anew while its parent has failed
+    assert submit(store, ASKS, run, f"{run}:ask:0:c") == cancelled
+
+    # when it is redriven, and submits them again, twice
+    redrive(store, run)
+    begin(store, run, "ask")
+    found = [[submit(store, ASKS, run, f"{run}:ask:0:{key}") for key in "abc"] for _ in range(2)]
+
+    # then what is done is found and not done again, and what was cancelled with it is another run, once
+    assert found[0] == found[1]
+    assert found[0][:2] == [done, failed]
+    another = found[0][2]
+    assert (another != cancelled, store.load(another).status) == (True, "queued")
+    assert set(store.children(run)) == {done, failed, cancelled, another}
+    # and so is what that one submits
+    begin(store, another, "ask")
+    assert submit(store, ASKS, another, f"{another}:ask:0:d") not in {grandchild, another}
+
+    # when it fails once more, then that is so again
+    store.fail(begin(store, run, "ask"), "no")
+    end_children(store, run, another)
+    redrive(store, run)
+    assert submit(store, ASKS, run, f"{run}:ask:0:c") not in {cancelled, another}
+    for each in store.children(run):
+        assert problems(look(store, each)) == []
+    store.cancel(run, reason="", by="me")
+    end_children(store, run)
+
+
+def test_a_child_that_is_still_being_undone_is_begun_anew_and_one_that_could_not_be_is_found(store: RunStore) -> None:
+    # given a child that has done something, of a run that has failed
+    run = submit(store, ASKS)
+    asking = begin(store, run, "ask")
+    child = submit(store, PLAN, run, "k")
+    work(store, child, "book")
+    store.fail(asking, "no")
+    assert store.orphan(child, run).what == "undoing"
+    store.leave(run)
+    redrive(store, run)
+
+    # when it is asked for while it is being undone, then there is another
+    another = submit(store, PLAN, run, "k")
+    assert another != child
+    work(store, child, "book~undo")
+    assert store.load(child).status == "cancelled"
+
+    # when of that one something is not undone, then it is a dead letter, for a person to decide about
+    work(store, another, "book")
+    store.fail(begin(store, run, "ask"), "no")
+    store.orphan(another, run)
+    store.leave(run)
+    store.fail(begin(store, another, "book~undo"), "no such booking")
+    redrive(store, run)
+    assert submit(store, PLAN, run, "k") == another
+    assert store.load(another).failure is not None
+    store.cancel(run, reason="", by="me")
+    end_children(store, run)
+
+
+def test_a_run_that_was_cancelled_by_somebody_is_found_again_by_its_parent_and_by_others(store: RunStore) -> None:
+    # given a run with a child that a person cancels, and one that is cancelled with it
+    run = submit(store, ASKS)
+    asking = begin(store, run, "ask")
+    child, other = submit(store, ASKS, run, "k"), submit(store, ASKS, run, "l")
+    store.cancel(child, reason="not this one", by="me")
+    store.fail(asking, "no")
+    end_children(store, run)
+    redrive(store, run)
+
+    # then the parent finds the one, and another parent neither
+    assert submit(store, ASKS, run, "k") == child
+    stranger = Submission(
+        flow="f", plan=ASKS, value=b"1", deadline=60.0, retention=60.0, tags={}, parent=child, key="l"
+    )
+    assert store.submit([stranger])[0].what == "conflict"
+    assert submit(store, ASKS, run, "l") != other
+    store.cancel(run, reason="", by="me")
+    end_children(store, run)
+
+
+def test_children_of_a_run_that_was_redriven_since_the_caretaker_looked_are_not_cancelled(store: RunStore) -> None:
+    # given a run that failed, and was redriven after the caretaker had read its timer
+    run = submit(store, ASKS)
+    asking = begin(store, run, "ask")
+    child = submit(store, ASKS, run)
+    store.fail(asking, "no")
+    redrive(store, run)
+
+    # when the caretaker comes to its child
+    assert store.orphan(child, run).what == "closed"
+
+    # then it goes on
+    work(store, child, "ask")
+    assert store.load(child).status == "completed"
+    store.cancel(run, reason="", by="me")
+    store.leave(run)
 
 
 def test_a_child_of_a_run_that_has_ended_is_not_redriven_alone(store: RunStore) -> None:

@@ -12,7 +12,6 @@ from celery import Celery
 
 from orchestrator import AgentFailed, RunFailed
 from orchestrator.broker import celery_config
-from orchestrator.errors import WrongState
 from orchestrator.runtime import process
 from orchestrator.runtime.tasks import register_tasks
 from orchestrator.state import keys
@@ -90,7 +89,7 @@ def test_an_input_whose_claim_check_leads_nowhere_fails_its_step_with_the_reason
     redis_client.delete(keys.blob(run.id, "input"))
 
     # when its first step is executed
-    with pytest.raises(WrongState, match="noeviction"):
+    with pytest.raises(AgentFailed, match="noeviction"):
         deliver(run, "count")
 
     # then the run tells why, instead of trying until its attempts are used up

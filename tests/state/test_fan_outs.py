@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from redis.exceptions import OutOfMemoryError
 
+from orchestrator.errors import TooManySteps
 from orchestrator.messages import Member, PlanStep, Terms
-from orchestrator.state import keys
+from orchestrator.state import fan_outs, keys
 from orchestrator.state.fan_outs import FanOuts
 from orchestrator.state.runs import Begun, RunStore, Submission
 from tests.servers import no_key_left_without_ttl_or_declaration, wait_until
@@ -215,6 +215,31 @@ def test_where_more_are_needed_than_there_are_a_tolerant_join_takes_what_there_i
     end(store, run)
 
 
+def test_more_steps_than_a_run_may_have_are_refused_wherever_they_are_given_out(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a run with two steps of its own, of the twelve that it may have, and work for two teams: six
+    monkeypatch.setattr(fan_outs, "MAX_STEPS", 12)
+    run = submit(store)
+    give(store, run, team("team#1"), team("team#2"))
+    # when the one team's boss gives out five, then the run is not full
+    give(store, run, *(one(f"team#1/work#{number}", fan="team#1/join") for number in range(5)), boss="team#1/boss")
+    before, blobs = look(store, run), set(store.client.scan_iter(f"*{run}*boss*"))
+    # and when the other's gives out two, then nothing of it is there, and it says what is too many
+    with pytest.raises(TooManySteps, match="the plan has 2 steps, the run has 11 already, and a run has at most 12"):
+        give(store, run, flow("team#2/flow#1", fan="team#2/join"), boss="team#2/boss")
+    after = look(store, run)
+    assert [step.name for step in after.state.steps] == [step.name for step in before.state.steps]
+    assert len(after.events) == len(before.events) + 1
+    assert set(store.client.scan_iter(f"*{run}*boss*")) == blobs
+    # but another attempt that gives out one has its place
+    store.client.zadd(keys.leases(keys.shard_of(run)), {keys.member(run, "team#2/boss"): 1})
+    assert store.lost(run, "team#2/boss").what == "ready"
+    give(store, run, one("team#2/work#1", fan="team#2/join"), boss="team#2/boss")
+    assert len(is_well(store, run).steps) == 12
+    end(store, run)
+
+
 # Sent again, and stale
 
 
@@ -252,6 +277,8 @@ def test_a_stale_boss_writes_nothing(store: RunStore) -> None:
     assert fans.delegate(slow, "join", [one("work#1"), one("work#2")], needs(2), LARGE).what == "stale"
     after = look(store, run)
     assert (after.state, after.events, after.values) == (before.state, before.events, before.values)
+    # and what its members were to take takes no room
+    assert list(store.client.scan_iter(f"*{run}:blob:*")) == []
     # and the other attempt's work is
     assert fans.delegate(now, "join", [one("work#1")], needs(1), LARGE).what == "delegated"
     assert sorted(name for name in statuses(store, run) if "#" in name) == ["work#1"]
@@ -267,10 +294,8 @@ def test_a_boss_that_comes_when_the_run_has_expired_leaves_nothing(store: RunSto
     wait_until(lambda: not store.exists(run), 5.0, "the run has expired")
     # when it gives work out
     assert FanOuts(store).delegate(begun, "join", [one("work#1", value=value)], needs(1), value).what == "closed"
-    # then what is left of it expires
-    left = list(store.client.scan_iter(f"*{run}*"))
-    assert all(b":blob:" in key for key in left)
-    assert all(0 < store.client.pttl(key) <= begun.ttl_ms for key in left)
+    # then nothing is left of it
+    assert list(store.client.scan_iter(f"*{run}*")) == []
 
 
 # Out of memory
@@ -351,7 +376,13 @@ def test_what_fails_within_a_member_fails_the_member_and_then_the_run(store: Run
     # then all above fail at once, each for what it waited for
     assert (change.what, change.ready) == ("failed", ())
     state = is_well(store, run)
-    assert (state.status, state.reason) == ("failed", "join: 1 of 2 assignments failed")
+    assert (state.status, state.reason) == (
+        "failed",
+        (
+            "join: 1 of 2 assignments failed; the first: team#1/join: 1 of 2 assignments failed; "
+            "the first: team#1/flow#1/first: cannot"
+        ),
+    )
     assert {name: step for name, step in statuses(store, run).items() if step != "cancelled"} == {
         "boss": "completed",
         "join": "failed",
@@ -360,7 +391,7 @@ def test_what_fails_within_a_member_fails_the_member_and_then_the_run(store: Run
         "team#1/flow#1/first": "failed",
     }
     assert {step.name: step.fault for step in state.steps if step.fault} == {
-        "team#1/boss": "1 of 2 assignments failed",
+        "team#1/boss": "1 of 2 assignments failed; the first: team#1/flow#1/first: cannot",
         "team#1/flow#1/first": "cannot",
     }
 
@@ -376,6 +407,168 @@ def test_a_member_that_fails_is_ended_without_a_look_at_all_others(store: RunSto
     assert "cmdstat_hgetall" not in store.client.info("commandstats")
     assert statuses(store, run)["flow#1/last"] == "cancelled"
     is_well(store, run)
+    end(store, run)
+
+
+def test_an_inner_join_closes_what_is_late_in_it_without_a_look_at_all_others(store: RunStore) -> None:
+    # given teams, each of which is content with the first of its own, among them one that is a team again
+    run = submit(store)
+    give(store, run, team("team#1"), team("team#2"))
+    for name in ("team#1", "team#2"):
+        parts = (one(f"{name}/work#{number}", fan=f"{name}/join") for number in (1, 2))
+        deep = (team(f"{name}/deep#3", fan=f"{name}/join"), flow(f"{name}/flow#4", fan=f"{name}/join"))
+        give(store, run, *parts, *deep, terms=needs(1), boss=f"{name}/boss")
+        give(store, run, one(f"{name}/deep#3/work#1", fan=f"{name}/deep#3/join"), boss=f"{name}/deep#3/boss")
+    begun = begin(store, run, "team#1/work#2")
+    store.client.config_resetstat()
+    # when the first of one of them has an answer
+    assert store.commit(begun, b"1").what == "joins"
+    # then what is late in that one is closed, whatever it has given out, nothing else is, and the run is not read
+    assert "cmdstat_hgetall" not in store.client.info("commandstats")
+    late = {name for name, status in statuses(store, run).items() if status == "cancelled"}
+    within = ("work#1", "deep#3/join", "deep#3/work#1", "flow#4/first", "flow#4/last")
+    assert late == {f"team#1/{name}" for name in within}
+    is_well(store, run)
+    end(store, run)
+
+
+def test_fan_outs_within_others_share_the_width_of_the_outer_one(store: RunStore) -> None:
+    # given three teams at once at most, each of whose own may be a hundred at once
+    run = submit(store)
+    give(store, run, *(team(f"team#{number}") for number in range(1, 5)), terms=needs(4, width=6, otherwise="degrade"))
+
+    def ready() -> list[str]:
+        return [step.name for step in store.load(run).steps if step.status == "ready" and "work#" in step.name]
+
+    def spread(team_number: int) -> None:
+        fan = f"team#{team_number}/join"
+        parts = [one(f"team#{team_number}/work#{number}", fan=fan) for number in range(1, 11)]
+        give(store, run, *parts, terms=needs(10, otherwise="degrade"), boss=f"team#{team_number}/boss")
+
+    # when four of them give work out, then each has its share of the six
+    for number in (1, 2, 3, 4):
+        spread(number)
+    assert sorted(ready()) == [f"team#{number}/work#1" for number in (1, 2, 3, 4)]
+    # and who is left has more when others have ended
+    for number in (1, 2, 3):
+        store.fail(begin(store, run, f"team#{number}/work#1"), "no")
+        for each in range(2, 11):
+            store.fail(begin(store, run, f"team#{number}/work#{each}"), "no")
+        work(store, run, f"team#{number}/join")
+    work(store, run, "team#4/work#1")
+    assert sorted(ready()) == [f"team#4/work#{number}" for number in range(2, 8)]
+    is_well(store, run)
+    end(store, run)
+
+
+def test_a_step_that_a_fallback_has_given_out_is_its_first_agents_in_the_next_round(store: RunStore) -> None:
+    # given a join whose fallback gives work out once more
+    run = submit(store)
+    give(store, run, one("work#1"))
+    work(store, run, "work#1")
+    assert store.degrade(begin(store, run, "join"), "other", "down", rung=1).what == "again"
+    give(store, run, one("work#2", round=2), boss="join")
+    work(store, run, "work#2")
+    # when its first agent puts it together
+    join = begin(store, run, "join")
+    # then it is no fallback, and is judged like any other; the run is degraded all the same
+    assert (join.step.agent, join.step.degraded, join.step.reason) == ("join", False, None)
+    assert is_well(store, run).fans["join"].degraded
+    assert store.load(run).degraded
+    end(store, run)
+
+
+def test_why_a_member_gives_less_is_told_wherever_in_it_that_was(store: RunStore) -> None:
+    # given a member of two steps, the last of which falls back
+    run = submit(store)
+    give(store, run, flow("flow#1"), one("work#2"))
+    work(store, run, "flow#1/first", "work#2")
+    # when it is done
+    store.commit(begin(store, run, "flow#1/last"), b"1", "complete", {"reason": "the last good output"})
+    # then whoever puts it together is told why
+    state = is_well(store, run)
+    assert {step.name: (step.outcome, step.fault) for step in state.steps if step.outcome} == {
+        "flow#1/first": ("degraded", "the last good output"),
+        "work#2": ("ok", None),
+    }
+    end(store, run)
+
+
+def test_a_team_that_was_content_without_one_of_its_own_tells_why_that_failed(store: RunStore) -> None:
+    # given a team that needs one of two, the first of which fails
+    run = submit(store)
+    give(store, run, team("team#1"))
+    parts = [one(f"team#1/work#{number}", fan="team#1/join") for number in (1, 2)]
+    give(store, run, *parts, terms=needs(1), boss="team#1/boss")
+    store.fail(begin(store, run, "team#1/work#1"), "no room")
+    # when it puts together what there is
+    work(store, run, "team#1/work#2", "team#1/join")
+    # then whoever takes that is told what was missing
+    boss = is_well(store, run).step("team#1/boss")
+    assert boss is not None
+    assert (boss.outcome, boss.fault) == ("degraded", "team#1/work#1: no room")
+    end(store, run)
+
+
+def test_whose_answer_was_accepted_is_told(store: RunStore) -> None:
+    run = submit(store)
+    give(store, run, one("work#1"), one("work#2"), terms=needs(2, accept=True))
+    work(store, run, "work#1")
+    store.commit(begin(store, run, "work#2"), b"1", "complete", {"accepted": True})
+    assert [step.name for step in is_well(store, run).steps if step.accepted] == ["work#2"]
+    end(store, run)
+
+
+def test_a_share_that_cannot_come_says_how_much_was_needed(store: RunStore) -> None:
+    run = submit(store)
+    members = [one(f"work#{number}", weight=1000) for number in (1, 2, 3, 4)]
+    give(store, run, *members, terms=needs(3000, share=True))
+    store.fail(begin(store, run, "work#2"), "no room")
+    store.fail(begin(store, run, "work#3"), "no time")
+    why = "2 of 4 assignments failed, 0.75 of the weight is needed and 0.5 can come; the first: work#2: no room"
+    assert is_well(store, run).reason == f"join: {why}"
+
+
+def test_what_a_member_has_started_ends_where_the_others_come_together_without_it(store: RunStore) -> None:
+    # given two members, each of which has started a run of its own
+    run = submit(store)
+    give(store, run, one("work#1"), one("work#2"), terms=needs(1))
+    begun = {name: begin(store, run, name) for name in ("work#1", "work#2")}
+    plan = (PlanStep(name="only", agent="only"),)
+
+    def child(step: str) -> str:
+        submission = Submission(
+            flow="f", plan=plan, value=b"1", tags={}, deadline=60.0, retention=60.0, parent=run, parent_step=step
+        )
+        submitted = store.submit([submission])[0]
+        return submitted.run_id if submitted.what == "created" else submitted.what
+
+    children = {name: child(name) for name in begun}
+    # when one of them is enough
+    store.commit(begun["work#1"], b"1")
+    # then the caretaker is told, and ends what the other has started
+    assert (run, "/") in store.timers(keys.shards(store.settings.shards))
+    assert {name: store.orphan(one_run, run).what for name, one_run in children.items()} == {
+        "work#1": "closed",
+        "work#2": "cancelled",
+    }
+    # and it starts nothing more
+    assert child("work#2") == "closed"
+    store.leave(run)
+    store.cancel(children["work#1"], reason="", by="me")
+    end(store, run)
+    store.leave(run)
+
+
+def test_a_member_knows_until_when_it_is_of_use(store: RunStore) -> None:
+    # given a fan-out that has 5 seconds, and one within it that has none of its own
+    run = submit(store)
+    give(store, run, one("work#1"), team("team#2"), terms=needs(2, within=5.0))
+    give(store, run, one("team#2/work#1", fan="team#2/join"), boss="team#2/boss")
+    # when members begin, then both know of it
+    for name in ("work#1", "team#2/work#1"):
+        begun = begin(store, run, name)
+        assert 0 < begun.useful <= 5.0 < begun.remaining
     end(store, run)
 
 
@@ -498,7 +691,7 @@ def test_where_a_member_of_an_earlier_round_was_undone_the_boss_plans_anew(store
     assert store.fail(begin(store, run, "work#2"), "cannot").what == "undoing"
     work(store, run, "work#1~undo")
     # then the second round alone is no use
-    assert redrive(store, run, "join") == ("no input", "join")
+    assert redrive(store, run, "join") == ("undone", "boss")
     assert redrive(store, run) == ("redriven", "boss")
     assert statuses(store, run) == {"boss": "ready", "join": "pending"}
     is_well(store, run)
@@ -590,4 +783,62 @@ def test_the_reason_of_a_late_fan_out_counts_what_was_not_done(store: RunStore) 
     run = submit(store)
     give(store, run, one("work#1"), one("work#2"), terms=needs(2, within=0.001))
     wait_until(lambda: FanOuts(store).join(run, "join").what == "joined", 5.0, "its time is over")
-    assert re.search("2 of 2 assignments were not done in time", is_well(store, run).reason or "")
+    assert is_well(store, run).reason == "join: 2 of 2 assignments were not done in time; the first: work#1"
+
+
+SENT_BACK = (
+    PlanStep(name="boss", agent="boss", next="join", delegates=True),
+    PlanStep(name="join", agent="join", next="end", joins=True, start="boss", gated=True),
+    PlanStep(name="end", agent="end"),
+)
+"""A hierarchy that a gate sends back to its boss, and a step after it."""
+
+
+def test_a_boss_that_answers_itself_when_it_is_sent_back_leaves_nothing_of_what_it_had_given_out(
+    store: RunStore,
+) -> None:
+    # given a run whose fan-out lacked something, and which its gate sends back to the boss
+    run = submit(store, SENT_BACK)
+    give(store, run, one("work#1", undo="undo"), one("work#2"), terms=needs(2, otherwise="degrade"))
+    work(store, run, "work#1")
+    store.fail(begin(store, run, "work#2"), "cannot")
+    assert store.load(run).degraded
+    store.commit(begin(store, run, "join"), b"1", "revise", {"feedback": "once more"})
+
+    # when the boss answers itself
+    store.commit(begin(store, run, "boss"), b'"42"', "answer")
+
+    # then nothing is missing from the answer
+    state = store.load(run)
+    assert (state.degraded, state.fans["join"].total) == (False, 2)
+    assert problems(look(store, run)) == []
+
+    # when the run fails later, and what the first fan-out's member did is undone
+    assert store.fail(begin(store, run, "end"), "no").what == "undoing"
+    work(store, run, "work#1~undo")
+
+    # then it goes on where it failed: that member is of no use to the answer
+    assert redrive(store, run) == ("redriven", "end")
+    assert begin(store, run, "end").value == b'"42"'
+    assert problems(look(store, run)) == []
+    store.cancel(run, reason="", by="")
+
+
+def test_a_join_that_was_given_an_input_in_place_of_a_plan_may_give_work_out(store: RunStore) -> None:
+    # given a run that was redriven from its boss, whose new plan did not come
+    run = submit(store)
+    give(store, run, one("work#1"))
+    store.fail(begin(store, run, "work#1"), "cannot")
+    assert redrive(store, run, "boss") == ("redriven", "boss")
+    store.fail(begin(store, run, "boss"), "no plan")
+
+    # when the join is given what should have come of it, and gives work out
+    assert redrive(store, run, "join", b'"given"') == ("redriven", "join")
+    assert give(store, run, one("work#2"), boss="join").what == "delegated"
+    work(store, run, "work#2")
+
+    # then it goes on with what came of that, and with what the boss took
+    begun = begin(store, run, "join")
+    assert (begun.value, gathered(store, run)) == (b"1", {"work#2": ("ok", b'"work#2"')})
+    assert problems(look(store, run)) == []
+    store.cancel(run, reason="", by="")

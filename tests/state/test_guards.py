@@ -12,7 +12,7 @@ from orchestrator.resilience.breaker import Breaker
 from orchestrator.resilience.budget import Spend
 from orchestrator.resilience.limit import Concurrency, RateLimit
 from orchestrator.state import keys
-from orchestrator.state.guards import Refused
+from orchestrator.state.guards import Need, Refused
 from tests.servers import on_valkey
 from tests.state.fleet import GRANT, Fleet, admitted, nothing_is_held, refused
 
@@ -72,6 +72,26 @@ def test_a_member_that_asks_again_holds_once_and_keeps_it_longer(redis_client: R
     assert redis_client.hget(keys.slots("model"), "total") == b"2"
 
 
+def test_what_a_call_holds_is_kept_while_its_worker_says_so(redis_client: Redis) -> None:
+    # given two calls that hold all places, one of them kept by its worker
+    fleet = Fleet(redis_client, Concurrency(total=2).guard("model"))
+    for member in ("kept/step", "left/step"):
+        admitted(fleet.ask(member, hold=10, fence="1-x"))
+    for _ in range(3):
+        fleet.clock.forward(6)
+        fleet.store.keep([("model", "kept/step", "1-x"), ("model", "left/step", "0-y")], hold_ms=10_000)
+
+    # when others ask, then the place of the other one is free, and that one's is not
+    admitted(fleet.ask("a/step"))
+    refused(fleet.ask("b/step"))
+
+    # when one is kept that is over, then it holds nothing
+    fleet.end("kept/step", fence="1-x")
+    fleet.store.keep([("model", "kept/step", "1-x"), ("nobody", "x/step", "1-x")], hold_ms=10_000)
+    fleet.end("a/step")
+    assert nothing_is_held(redis_client)
+
+
 def test_a_second_settling_changes_nothing(redis_client: Redis) -> None:
     # given two calls under way, and a breaker that opens at two failures
     fleet = Fleet(redis_client, Concurrency(total=2).guard("model"), Breaker(failures=2).guard("model"))
@@ -86,6 +106,81 @@ def test_a_second_settling_changes_nothing(redis_client: Redis) -> None:
     assert [found.failures for found in fleet.store.breakers()] == [1]
     admitted(fleet.ask())
     refused(fleet.ask())
+
+
+def test_a_lost_attempt_that_comes_back_gives_nothing_back_that_the_next_one_holds(redis_client: Redis) -> None:
+    # given a step whose attempt was lost, and begun again elsewhere
+    fleet = Fleet(redis_client, Concurrency(total=1).guard("model"), Breaker(failures=1).guard("model"))
+    admitted(fleet.ask("a/step", fence="1-x"))
+    fleet.store.forget("model", "a/step", fence="1-x")
+    admitted(fleet.ask("a/step", fence="2-y"))
+
+    # when the first asks again, fails, and is lost once more, then the place and the judgement are not its own
+    assert refused(fleet.ask("a/step", fence="1-x")).kind == "turn"
+    fleet.end("a/step", "failed", fence="1-x")
+    fleet.store.forget("model", "a/step", fence="1-x")
+    assert refused(fleet.ask("b/step")).kind == "concurrency"
+    assert fleet.store.breakers() == []
+
+    # when the second ends, then they are
+    fleet.end("a/step", "failed", fence="2-y")
+    assert [breaker.state for breaker in fleet.store.breakers()] == ["open"]
+    assert nothing_is_held(redis_client)
+
+
+@pytest.mark.parametrize("now", ["waits", "holds"])
+def test_an_attempt_that_comes_late_is_not_let_through_beside_the_next_one(redis_client: Redis, now: str) -> None:
+    # given a step that was begun once more before its first attempt came to ask
+    fleet = Fleet(redis_client, Concurrency(total=2).guard("model"))
+    for other in ("a/step", "b/step") if now == "waits" else ():
+        admitted(fleet.ask(other))
+    fleet.ask("c/step", fence="2-x", wait=True)
+
+    # when that asks now, then it is refused, and changes nothing
+    found = refused(fleet.ask("c/step", fence="1-x", wait=True))
+    assert (found.kind, found.queued) == ("turn", False)
+    fleet.store.forget("model", "c/step", fence="1-x")
+    fleet.end("c/step", fence="2-x")
+    for other in ("a/step", "b/step") if now == "waits" else ():
+        assert fleet.end(other) == (["c/step"] if other == "a/step" else [])
+
+
+def test_what_was_granted_to_an_earlier_attempt_is_given_back_where_the_next_one_is_lost(redis_client: Redis) -> None:
+    # given a step that waited and has its turn, was begun once more, and lost before it asked
+    fleet = Fleet(redis_client, Concurrency(total=1).guard("model"))
+    admitted(fleet.ask("a/step"))
+    fleet.ask("b/step", fence="1-x", wait=True)
+    assert fleet.end("a/step") == ["b/step"]
+
+    # when that is over, then the place is free
+    fleet.store.forget("model", "b/step", fence="2-y")
+    admitted(fleet.ask("c/step"))
+
+
+def test_an_attempt_takes_its_own_where_the_lost_one_still_holds_something(redis_client: Redis) -> None:
+    # given a step whose lost attempt nobody has made give back what it holds
+    fleet = Fleet(redis_client, Concurrency(total=1).guard("model"), RateLimit(requests=3).guard("model"))
+    admitted(fleet.ask("a/step", fence="1-x"))
+
+    # when the next attempt asks, then there is one place taken, and two requests
+    admitted(fleet.ask("a/step", fence="2-y"))
+    assert redis_client.hget(keys.slots("model"), "total") == b"1"
+    assert redis_client.hget(keys.rate("model", 60_000), "requests") == b"2"
+    fleet.end("a/step", fence="2-y")
+    assert nothing_is_held(redis_client)
+
+
+def test_a_call_of_any_size_holds_nothing_for_good(redis_client: Redis) -> None:
+    # given a call that needs and uses more than Redis can count
+    fleet = Fleet(redis_client, Concurrency(total=1).guard("model"))
+    fleet.store.set_budget("run:r", cost=1.0, ttl_ms=60_000)
+    admitted(fleet.ask("a/step", tokens=10**19, budgets=["run:r"]))
+    fleet.end("a/step", used=Need(tokens=10**30))
+
+    # then its place is free for others
+    admitted(fleet.ask("b/step"))
+    fleet.end("b/step")
+    assert nothing_is_held(redis_client)
 
 
 def test_a_member_that_is_forgotten_leaves_nothing(redis_client: Redis) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.errors import CircuitOpen, LimitReached
+from orchestrator.errors import CircuitOpen, InvalidPolicy, LimitReached
 from orchestrator.resilience.breaker import Breaker, CircuitBreaker
-from orchestrator.resilience.limit import RateLimit, RateLimiter
+from orchestrator.resilience.limit import Concurrency, RateLimit, RateLimiter
 from tests.state.fleet import Clock, Fleet, admitted, nothing_is_held, refused
 
 if TYPE_CHECKING:
@@ -84,3 +84,50 @@ def test_a_limiter_takes_or_says_how_long_to_wait(redis_client: Redis) -> None:
     # and what can never pass says so
     with pytest.raises(LimitReached, match="11 tokens"):
         limiter.acquire(tokens=11)
+
+
+@pytest.mark.parametrize(
+    ("kind", "policy"), [(CircuitBreaker, Breaker(failures=1)), (RateLimiter, RateLimit(requests=1))]
+)
+def test_what_is_no_name_is_refused_with_the_line(redis_client: Redis, kind: Any, policy: Any) -> None:  # noqa: ANN401  one of each
+    for name in (3, ""):
+        with pytest.raises(InvalidPolicy) as raised:
+            kind(redis_client, name, policy)
+        assert raised.value.args[1].startswith(__file__)
+
+
+def test_a_call_that_takes_longer_than_a_probe_may_still_counts(redis_client: Redis) -> None:
+    # given a breaker that opens at the first failure, and a call that lasts longer than probes are waited for
+    clock = Clock()
+    breaker = CircuitBreaker(redis_client, "provider", Breaker(failures=1), hold=60.0, clock_ms=clock)
+    others = Fleet(redis_client, Concurrency(total=1).guard("model"), clock=clock)
+
+    def takes_long() -> None:
+        clock.forward(61)
+        others.store.grant("model")  # as the caretaker does: it takes back what is overdue
+        raise ConnectionError
+
+    # when it fails, then that counts
+    with pytest.raises(ConnectionError):
+        breaker.call(takes_long)
+    with pytest.raises(CircuitOpen):
+        breaker.call(fails)
+    assert nothing_is_held(redis_client)
+
+
+def test_a_probe_that_does_not_come_back_is_given_up(redis_client: Redis) -> None:
+    # given an open breaker, and a probe that lasts longer than it may
+    clock = Clock()
+    breaker = CircuitBreaker(redis_client, "provider", Breaker(failures=1, cooldown=5.0), hold=60.0, clock_ms=clock)
+    with pytest.raises(ConnectionError):
+        breaker.call(fails)
+    clock.forward(5)
+
+    # when its time is over, then another is let through in its place
+    with breaker.attempt():
+        clock.forward(59)
+        with pytest.raises(CircuitOpen):
+            breaker.call(int, "3")
+        clock.forward(2)
+        assert breaker.call(int, "3") == 3
+    assert nothing_is_held(redis_client)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from pydantic import SecretStr
 
-from orchestrator import Client, InvalidInput, KeyConflict, PayloadTooLarge, UnknownFlow
+from orchestrator import Client, InvalidInput, KeyConflict, PayloadTooLarge, RunNotFound, UnknownFlow
+from orchestrator.errors import WrongState
 from orchestrator.state import keys
 from tests.servers import on_valkey, wait_until
 from tests.state import flows
@@ -448,3 +449,21 @@ def test_a_run_is_stored_and_no_error_while_the_broker_is_away(
     assert client.get(run.id).status() == "queued"
     assert "stored, but not published yet" in caplog.text
     assert away.submit("counting", {"text": "a"}, key="ticket").id == run.id
+
+
+# Children
+
+
+def test_a_parent_that_does_not_exist_is_told_from_one_that_has_ended(client: Client, redis_client: Redis) -> None:
+    # given a run that has ended, and an id that no run has
+    ended = client.submit(counting, NOTE)
+    ended.cancel()
+    nobody = f"{'0' * 22}{ended.id[-2:]}"
+    before = set(redis_client.keys())
+
+    # when they are to be a run's parents, then both are refused, each for what it is
+    with pytest.raises(RunNotFound, match=f"there is no run '{nobody}'"):
+        client.submit(counting, NOTE, parent=nobody)
+    with pytest.raises(WrongState, match=f"run {ended.id}: it has ended"):
+        client.submit(counting, NOTE, parent=ended.id)
+    assert set(redis_client.keys()) == before

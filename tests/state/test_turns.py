@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.resilience.breaker import Breaker
 from orchestrator.resilience.limit import Concurrency, RateLimit
-from orchestrator.state.guards import Admitted, Refused
+from orchestrator.state.guards import GRANTS, Admitted, Refused
 from tests.state.fleet import GRANT, HOLD, Clock, Fleet, admitted, nothing_is_held, refused
 
 if TYPE_CHECKING:
@@ -164,6 +164,22 @@ def test_a_tenant_at_its_own_limit_does_not_hold_up_the_others(redis_client: Red
     assert fleet.end("c/step") == ["b/step"]
     assert fleet.end("d/step") == []
     assert fleet.end("a/step") == ["a000/step"]
+
+
+def test_more_of_a_tenant_at_its_limit_than_are_looked_at_in_a_round_do_not_hold_up_the_others(
+    redis_client: Redis,
+) -> None:
+    # given a tenant at its limit with more that wait than one look passes over, and others behind them
+    fleet = Fleet(redis_client, Concurrency(per_tenant=1).guard("model"))
+    admitted(fleet.ask("a/step", tenant="a", priority="high"))
+    for number in range(2 * GRANTS + 1):
+        fleet.ask(f"a{number:04d}/step", tenant="a", priority="high", wait=True)
+    for tenant in ("b", "c"):
+        fleet.ask(f"{tenant}/step", tenant=tenant, wait=True)
+
+    # when the caretaker looks, then they go on, and the first tenant's own too once there is room for it
+    assert fleet.grant() == ["b/step", "c/step"]
+    assert fleet.end("a/step") == ["a0000/step"]
 
 
 def test_a_probe_is_granted_to_one_that_waits_and_its_success_lets_the_others_go(redis_client: Redis) -> None:

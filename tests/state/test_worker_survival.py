@@ -119,7 +119,7 @@ def test_a_handler_that_never_ends_loses_its_lease(client: Client) -> None:
     run = client.submit(counting, {"text": "x"})
     begun = client.store.begin(run.id, "count", agent="state.count", nonce="n", worker="w")
     assert isinstance(begun, Begun)
-    keeper = LeaseKeeper(client.store, interval=0.01)
+    keeper = LeaseKeeper(client.store, client.guards, interval=0.01, hold=1.0)
     lost = threading.Event()
 
     # when it has had its time
@@ -163,6 +163,8 @@ def test_a_run_that_cannot_be_read_leaves_the_caretaker_to_the_others(
     found = good.state().step("count")
     assert found is not None
     assert found.dispatches == 2
+    messages = [one for queue in redis_client.keys("state.count*") for one in redis_client.lrange(queue, 0, -1)]
+    assert any(good.id.encode() in message for message in messages)
     # and the bad one is not looked at in every sweep
     assert (redis_client.zscore(keys.ready("{s00}"), f"{bad.id}/count") or 0) > 1
     client.app.close()

@@ -7,14 +7,15 @@ import functools
 import importlib
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from pydantic import BaseModel
 
 from orchestrator import Agent, Breaker, Cached, Concurrency, Constant, Context, RateLimit, Retry, Spend, agent
 from orchestrator.agent import Flag, agents, load_agents
-from orchestrator.errors import AgentsNotFound, DuplicateName, InvalidAgent, InvalidInput
+from orchestrator.errors import AgentsNotFound, DuplicateName, InvalidAgent, InvalidInput, InvalidPolicy
 from orchestrator.testing import fake_context
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ class Text(BaseModel):
 
 class Opaque:
     """Nothing that pydantic could read."""
+
+
+def length(text: str) -> int:
+    return len(text)
+
+
+async def awaited(text: str) -> int:
+    return len(text)
 
 
 @pytest.fixture
@@ -376,22 +385,47 @@ def test_a_fake_context_is_what_a_worker_would_make() -> None:
 @pytest.mark.parametrize(
     ("policies", "reason"),
     [
+        ({"timeout": "1"}, "timeout must be above 0 s and finite, not '1'"),
+        ({"timeout": True}, "timeout must be above 0 s and finite, not True"),
         ({"idle": 0.0}, "idle must be above 0 s and finite"),
+        ({"idle": "1"}, "idle must be above 0 s and finite, not '1'"),
+        ({"deadline": [1]}, "deadline must be above 0 s and finite, not"),
         ({"deadline": -1.0}, "deadline must be above 0 s and finite"),
         ({"retry": 3}, r"retry takes Retry\(...\), not 3"),
         ({"breaker": ["x"]}, r"breaker takes Breaker\(...\), not 'x'"),
+        ({"breaker": None}, r"breaker takes Breaker\(...\), or a list of them, not None"),
+        ({"breaker": "x"}, r"breaker takes Breaker\(...\), or a list of them, not 'x'"),
+        ({"rate": 3}, r"rate takes RateLimit\(...\), or a list of them, not 3"),
         ({"rate": [60]}, r"rate takes RateLimit\(...\), not 60"),
         ({"concurrency": 10}, r"concurrency takes Concurrency\(...\), not 10"),
+        ({"concurrency": [Concurrency(total=1)]}, r"concurrency takes Concurrency\(...\), not \["),
+        ({"fallback": Constant(1)}, r"fallback takes a list of rungs, such as \[Constant\(value=1\)\], not Constant"),
+        ({"fallback": "unit.other"}, r"fallback takes a list of rungs, such as \['unit.other'\], not 'unit.other'"),
         ({"fallback": [5]}, r"a fallback is an agent, its name, Cached\(...\) or Constant\(...\), not 5"),
         ({"fallback": ["unit.policies"]}, "it cannot be its own fallback"),
         ({"fallback": [Constant("many")]}, "is not what it gives"),
         ({"fallback": [Cached(), Cached(same_input=False)]}, "one Cached"),
         ({"estimate": "few"}, "estimate is a number of tokens"),
         ({"estimate": True}, "estimate is a number of tokens"),
+        ({"breaker": [None]}, r"breaker takes Breaker\(...\), not None"),
+        ({"estimate": -3}, "estimate: tokens must be 0 or more and finite, not -3"),
+        ({"estimate": 10**19}, "estimate: tokens must be at most"),
+        ({"estimate": lambda: 3}, "estimate is a function that takes the agent's input"),
+        ({"estimate": awaited}, "estimate is a plain function"),
+        (
+            {"estimate": 500, "rate": RateLimit(tokens=100)},
+            "its estimate is 500 tokens, and its rate limit never lets more than 100 through",
+        ),
+        (
+            {"estimate": Spend(tokens=500), "rate": [RateLimit(tokens=1000), RateLimit(tokens=100, of="x")]},
+            "its estimate is 500 tokens, and its rate limit never lets more than 100 through",
+        ),
         ({"breaker": [Breaker(of="a"), Breaker(of="a")]}, "of the same dependency"),
+        ({"breaker": [Breaker(), Breaker(of="unit.policies")]}, "of the same dependency"),
         ({"rate": [RateLimit(requests=1), RateLimit(tokens=1)]}, "of the same dependency"),
+        ({"rate": [RateLimit(requests=1, per=1.0), RateLimit(tokens=1, per=1.0001)]}, "of the same dependency"),
     ],
-    ids=lambda value: str(value)[:50],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_a_policy_that_does_not_fit_is_refused_with_the_line(policies: dict[str, Any], reason: str) -> None:
     def count(text: str) -> int:
@@ -400,6 +434,21 @@ def test_a_policy_that_does_not_fit_is_refused_with_the_line(policies: dict[str,
     with pytest.raises(InvalidAgent, match=reason) as refused:
         Agent("unit.policies", count, **policies)
     assert "test_agent.py:" in str(refused.value)
+
+
+def test_a_name_that_is_no_text_is_refused_with_the_line() -> None:
+    def count(text: str) -> int:
+        return len(text)
+
+    with pytest.raises(InvalidAgent, match=r"test_agent.py:\d+\): a name is"):
+        Agent(cast("Any", 5), count)
+
+
+@pytest.mark.parametrize("given", ["few", 1.5, True, -5])
+def test_an_estimate_that_is_no_amount_is_refused_with_what_it_gave(given: Any) -> None:  # noqa: ANN401  whatever it gives
+    made = Agent("unit.estimated", length, estimate=lambda _: given)
+    with pytest.raises(InvalidPolicy, match=rf"not {given!r}$"):
+        made.expects("x")
 
 
 def test_policies_become_what_the_worker_asks() -> None:
@@ -433,8 +482,18 @@ def test_a_context_adds_up_what_is_spent_and_refuses_what_is_no_amount() -> None
     ctx.spend(tokens=5)
     ctx.spend(tokens=2, cost=0.5)
     assert ctx.spent == Spend(tokens=7, cost=0.5)
-    with pytest.raises(InvalidInput, match="tokens must be 0 or more"):
-        ctx.spend(tokens=-1)
+    for amounts, why in (
+        ({"tokens": -1}, "tokens must be 0 or more"),
+        ({"tokens": 10**15}, "tokens must be at most 1,000,000,000,000,000"),
+        ({"tokens": 10**400}, "tokens must be at most"),
+        ({"tokens": "7"}, "tokens must be 0 or more and finite, an int or a float, not '7'"),
+        ({"tokens": None}, "tokens must be 0 or more and finite, an int or a float, not None"),
+        ({"cost": Decimal("0.5")}, r"cost must be 0 or more and finite, an int or a float, not Decimal\('0.5'\)"),
+    ):
+        with pytest.raises(InvalidInput, match=why) as refused:
+            ctx.spend(**cast("Any", amounts))
+        assert "test_agent.py:" in str(refused.value)
+    assert ctx.spent == Spend(tokens=7, cost=0.5)
     ctx.heartbeat()  # of an agent without an idle limit it is nothing
 
 

@@ -6,7 +6,6 @@ import fcntl
 import io
 import os
 import re
-import resource
 import signal
 import socket
 import subprocess
@@ -100,32 +99,21 @@ def every_command() -> list[list[str]]:
 # Help
 
 
-def test_help_imports_neither_celery_nor_redis_and_is_quick(tmp_path: Path) -> None:
-    # given
+def test_help_imports_neither_celery_nor_redis(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom orchestrator.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n"
         "    loaded = {name.partition('.')[0] for name in sys.modules}\n"
         "    raise SystemExit(', '.join(loaded & {'celery', 'kombu', 'redis', 'tornado', 'openai'}))\n"
     )
-    seconds = []
-
-    # when
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(  # noqa: S603  our own interpreter
-            [sys.executable, "-c", code],
-            env={"PYTHONPATH": str(CHECKOUT)},
-            cwd=tmp_path,
-            capture_output=True,
-            check=False,
-        )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.stderr.decode().strip() == ""
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-
-    # then
-    assert min(seconds) < 0.4  # s of CPU; 0.2 where nothing else runs
+    done = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(CHECKOUT)},
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert done.stderr.decode().strip() == ""
 
 
 def test_help_lists_every_command(shell: Shell) -> None:

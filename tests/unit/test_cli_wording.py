@@ -16,11 +16,13 @@ from orchestrator.cli import breakers, demo, entry, output
 from orchestrator.cli.board import Announcer
 from orchestrator.cli.demo import agents_prefix, counted
 from orchestrator.cli.failures import explain
+from orchestrator.cli.folding import line
 from orchestrator.cli.output import clock_time
 from orchestrator.cli.plain import plain
 from orchestrator.cli.progress import progress_by_specialist, progress_by_stage
+from orchestrator.cli.steps import rows
 from orchestrator.cli.supervisor import Change
-from orchestrator.cli.watching import View, line, telling_how_to_decide
+from orchestrator.cli.watching import View, telling_how_to_decide
 from orchestrator.cli.wording import current_step, details, how_to_go_on, outcome, remark, spent, standing, took
 from orchestrator.errors import InvalidInput, OrchestratorError, RunFailed
 from orchestrator.messages import Decided, Event, FailureKind, RunState, RunStatus, StepState, StepStatus, Waiting
@@ -245,6 +247,21 @@ def test_delayed_step_tells_until_when_and_why_and_takes_no_time() -> None:
     assert took(delayed) == ""
 
 
+@pytest.mark.parametrize(
+    ("facts", "by"),
+    [
+        ({"reason": "a fixed output: ConnectionError: no"}, "(a fixed output)"),
+        ({"reason": "the last good output, 3 s old: ConnectionError: no"}, "(the last good output)"),
+        ({"reason": "the breaker is open", "instead_of": "acme.dear"}, "acme.check"),
+    ],
+)
+def test_a_fallback_that_is_no_agent_is_told_in_the_place_of_the_one_that_failed(
+    facts: dict[str, str], by: str
+) -> None:
+    (row,) = rows(run_state("completed", steps=[step(status="completed", degraded=True, **facts)]))
+    assert (row.agent, row.remark) == (by, f"by the fallback; {facts['reason']}")
+
+
 def test_result_that_a_fallback_gave_is_degraded_and_one_without_budget_partial() -> None:
     # given
     fallen = step(status="completed", degraded=True, reason="the breaker is open")
@@ -388,6 +405,18 @@ def test_assignments_are_counted_by_specialist() -> None:
 
     # then: what is done, what failed or came late, all
     assert found == {"bandit": (4, 4, 10), "ruff": (4, 4, 10)}
+
+
+def test_wakes_are_counted_by_source() -> None:
+    # given a source that was woken four times, and a step of one that is a flow, which is no wake
+    wakes = [
+        step(f"fill#{number}", status).model_copy(update={"source": "fill", "board": "board"})
+        for number, status in enumerate(("completed", "failed", "cancelled", "running"))
+    ]
+    inner = step("fill#1/b", "completed").model_copy(update={"board": "board"})
+
+    # then
+    assert progress_by_specialist([run_state("running", steps=(*wakes, inner))]) == {"fill": (1, 2, 4)}
 
 
 def test_next_command_names_the_flows_module_unless_the_settings_do() -> None:

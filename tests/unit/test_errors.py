@@ -25,9 +25,16 @@ EXAMPLES: dict[type[OrchestratorError], tuple[object, ...]] = {
     errors.InvalidInput: ("priority must be high, normal or low",),
     errors.UnknownFlow: ("nothing", "moderation"),
     errors.PayloadTooLarge: ("the input", 20_000_000, 16_777_216),
+    errors.TooManySteps: (12_000, 4_000, 15_000),
     errors.KeyConflict: ("ticket-1", "0" * 24),
     errors.RunNotFound: ("0" * 24,),
+    errors.RunUnreadable: ("0" * 24, "steps.0.status: Input should be 'ready'"),
     errors.LeaseLost: ("0" * 24, "classify"),
+    errors.WriteConflict: ("rota", "week.1: it has changed since it was read"),
+    errors.BoardFull: ("rota", "week.1"),
+    errors.BoardClosed: ("rota", "it has ended: goal"),
+    errors.LockTimeout: ("rota", "week.1, week.2", 30),
+    errors.LockLost: ("week.1",),
     errors.WrongState: ("0" * 24, "no step waits"),
     errors.InvalidGate: ("/a.py:1", "max_revisions must be 0 or more, not -1"),
     errors.InvalidPolicy: ("Retry", "/a.py:1", "max_attempts must be 1 or more, not 0"),
@@ -39,7 +46,7 @@ EXAMPLES: dict[type[OrchestratorError], tuple[object, ...]] = {
     errors.AgentFailed: ("classify", "ValueError: no"),
     errors.EmbeddedServerError: ("the server did not start",),
 }
-ABSTRACT = {errors.DefinitionError, errors.StateError}
+ABSTRACT = {errors.BoardError, errors.DefinitionError, errors.StateError}
 
 
 def concrete(of: type[OrchestratorError] = OrchestratorError) -> Iterator[type[OrchestratorError]]:

@@ -13,9 +13,10 @@ from orchestrator.agent import Policies
 from orchestrator.errors import LeaseLost
 from orchestrator.messages import RunBudget
 from orchestrator.resilience.idle import IdleTimeout
+from orchestrator.runtime import guarding
 from orchestrator.runtime.attempt import Attempt, AttemptFailed, Judged
 from orchestrator.runtime.guarding import Guarding
-from orchestrator.state.guards import Admitted
+from orchestrator.state.guards import Admitted, BudgetState, Hold, Refused
 from tests.docs.tables import table
 
 NAME: Final = "guarding.model"
@@ -36,17 +37,36 @@ class Recorder:
         self.asked: list[str] = []
         self.told: list[dict[str, Any]] = []
         self.needs: list[Spend] = []
+        self.answer: Admitted | Refused = Admitted(0)
+        self.left: BudgetState | None = None
 
     def set_budget(self, *_: object, **__: object) -> None:
         self.asked.append("budget")
 
-    def admit(self, *_: object, need: Spend, **__: object) -> Admitted:
+    def admit(self, *_: object, need: Spend, **__: object) -> Admitted | Refused:
         self.asked.append("admit")
         self.needs.append(need)
-        return Admitted(0)
+        return self.answer
+
+    def budget(self, _: str) -> BudgetState | None:
+        return self.left
 
     def settlement(self, *_: object, **facts: Any) -> Recorded:  # noqa: ANN401  as Guards.settlement
         return Recorded(self, facts)
+
+
+class Keeper:
+    """Knows what is kept for a call."""
+
+    def __init__(self) -> None:
+        self.kept: set[Hold] = set()
+
+    def keep(self, hold: Hold, *, longest: float) -> None:
+        assert longest > 0
+        self.kept.add(hold)
+
+    def release(self, hold: Hold) -> None:
+        self.kept.discard(hold)
 
 
 class Recorded:
@@ -100,9 +120,12 @@ def attempt(recorder: Recorder, *, budgets: int = 0, **policies: Unpack[Policies
         return text
 
     step = SimpleNamespace(name="step", agent=NAME, instead_of=None, rung=0, undoes=None)
-    begun = SimpleNamespace(run_id="0" * 24, step=step, tenant="t", value=b"{}", priority="normal", ttl_ms=1)
-    begun.budgets = tuple(RunBudget(run=str(number), tokens=1) for number in range(budgets))
-    process = SimpleNamespace(guards=recorder, settings=SimpleNamespace(claim_check_bytes=1024, tick=0.2))
+    begun = SimpleNamespace(
+        run_id="0" * 24, step=step, tenant="t", value=b"{}", priority="normal", ttl_ms=1, fence="1-n"
+    )
+    begun.budgets = tuple(RunBudget(run=str(number), tokens=1, ladder=("partial",)) for number in range(budgets))
+    process = SimpleNamespace(guards=recorder, settings=SimpleNamespace(claim_check_bytes=1024, tick=0.2, lease=10.0))
+    process.leases = Keeper()
     task = SimpleNamespace(app=None)
     parts = {"task": task, "process": process, "begun": begun, "until": float("inf")}
     return Attempt(agent=model, **cast("Any", parts))
@@ -178,3 +201,38 @@ def test_who_tells_one_amount_alone_still_needs_some_of_the_other_budget(
     recorder = Recorder()
     Guarding(attempt(recorder, budgets=1, estimate=estimate), "x").admit()
     assert recorder.needs == [need]
+
+
+@pytest.mark.parametrize("given", ["input", "input-0a1b2c3d"])
+def test_what_somebody_gave_is_no_part_of_a_result(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a step on what a person gave, and a run that has no budget left for it
+    recorder, failed = Recorder(), list[str]()
+    recorder.answer = Refused("budget", "run:0", -1, queued=False)
+    recorder.left = BudgetState(name="run:0", tokens=1, cost=0.5, used_tokens=1, used_cost=0.25)
+    stopped = attempt(recorder, budgets=1)
+    stopped.begun.step.__dict__["input"] = given
+    monkeypatch.setattr(guarding, "fail", lambda _, reason: failed.append(reason))
+    # when it asks, then the run does not end with that as its output, and says what it lacks
+    Guarding(stopped, "x").admit()
+    assert failed == ["the budget of run:0 has too little left: 0 of 1 tokens, and it needs 1"]
+
+
+def test_what_an_attempt_holds_is_kept_until_it_ends_and_its_gate_has_judged() -> None:
+    held = attempt(Recorder(), concurrency=Concurrency(total=1))
+    keeper = cast("Keeper", held.process.leases)
+    with Guarding(held, "x"):
+        assert keeper.kept == {(NAME, f"{'0' * 24}/step", "1-n")}
+    assert not keeper.kept
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        (-5, "its estimate does not fit: tokens must be 0 or more and finite, not -5"),
+        ("few", "its estimate does not fit: it gives a number of tokens or Spend(...), not 'few'"),
+    ],
+)
+def test_an_estimate_that_gives_no_amount_fails_its_attempt_with_what_it_gave(given: Any, why: str) -> None:  # noqa: ANN401  whatever it gives
+    with pytest.raises(AttemptFailed) as failed:
+        Guarding(attempt(Recorder(), estimate=lambda _: given), "x")
+    assert (failed.value.reason, failed.value.final) == (why, True)

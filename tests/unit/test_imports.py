@@ -18,6 +18,7 @@ RANKS = {
     "state": 1,
     "broker": 2,
     "resilience": 2,
+    "board": 3,
     "agent": 3,
     "patterns": 4,
     "client": 5,
@@ -35,7 +36,7 @@ def _below(rank: int) -> frozenset[str]:
 MAY_IMPORT = {room: _below(rank) for room, rank in RANKS.items()} | {
     "settings": frozenset({"errors"}),
     "messages": frozenset({"errors"}),
-    "agent": _below(1) | {"resilience"},
+    "agent": _below(1) | {"board", "resilience"},
     "observability": _below(2),
     "app": _below(7) | {"observability"},
     "testing": _below(6),

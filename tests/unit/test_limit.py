@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any
+from decimal import Decimal
+from typing import Any, cast
 
 import pytest
 
 from orchestrator.errors import InvalidPolicy
+from orchestrator.resilience.breaker import Breaker, CircuitBreaker
 from orchestrator.resilience.budget import Budget, Spend
-from orchestrator.resilience.limit import Concurrency, RateLimit
+from orchestrator.resilience.limit import Concurrency, RateLimit, RateLimiter
 from orchestrator.state import keys
 
 LADDER = "ladder takes each of cheaper, cached, partial, stop once"
@@ -27,6 +29,18 @@ LADDER = "ladder takes each of cheaper, cached, partial, stop once"
         (Concurrency, {}, "give total, per_tenant or both"),
         (Concurrency, {"total": 0}, "total must be a whole number, 1 or more, not 0"),
         (Concurrency, {"total": 1, "of": ""}, "of must not be empty"),
+        (RateLimit, {"requests": True}, "requests must be a whole number, 1 or more, not True"),
+        (RateLimit, {"requests": 1, "per": "x"}, "per must be 0.1 s to 31 days, not 'x'"),
+        (RateLimit, {"requests": 1, "of": 5}, "of must be a name, not 5"),
+        (Concurrency, {"per_tenant": "2"}, "per_tenant must be a whole number, 1 or more, not '2'"),
+        (Concurrency, {"total": 1, "of": ["x"]}, "of must be a name, not ['x']"),
+        (Budget, {"cost": "5"}, "cost must be 0 or more and finite, an int or a float, not '5'"),
+        (Budget, {"tokens": True}, "tokens must be 0 or more and finite, an int or a float, not True"),
+        (Budget, {"tokens": 1, "ladder": "stop"}, "ladder takes a tuple of rungs, not 'stop'"),
+        (Budget, {"tokens": 1, "ladder": 5}, "ladder takes a tuple of rungs, not 5"),
+        (Spend, {"cost": Decimal(5)}, "cost must be 0 or more and finite, an int or a float, not Decimal('5')"),
+        (Spend, {"tokens": 10**19}, "tokens must be at most 1,000,000,000,000,000"),
+        (Budget, {"cost": 1e10}, "cost must be at most 1,000,000,000"),
         (Budget, {}, "give tokens, cost or both"),
         (Budget, {"tokens": -1}, "tokens must be 0 or more and finite, not -1"),
         (Budget, {"cost": float("inf")}, "cost must be 0 or more and finite, not inf"),
@@ -44,6 +58,16 @@ def test_a_limit_that_does_not_fit_says_where_and_why(policy: Any, options: dict
     what, where, said = raised.value.args
     assert (what, said) == (policy.__name__, why)
     assert where.startswith(__file__)
+
+
+def test_what_is_no_policy_or_no_amount_is_refused_outside_of_agents_too() -> None:
+    client: Any = None  # nothing of it is asked
+    with pytest.raises(InvalidPolicy, match=r"test_limit.py:\d+\): policy takes RateLimit\(...\), not 5"):
+        RateLimiter(client, "x", cast("Any", 5))
+    with pytest.raises(InvalidPolicy, match=r"test_limit.py:\d+\): policy takes Breaker\(...\), not RateLimit"):
+        CircuitBreaker(client, "x", cast("Any", RateLimit(requests=1)))
+    with pytest.raises(InvalidPolicy, match=r"test_limit.py:\d+\): hold must be above 0 s and finite, not '1'"):
+        CircuitBreaker(client, "x", Breaker(), hold=cast("Any", "1"))
 
 
 def test_limits_of_the_same_name_and_time_share_their_state() -> None:

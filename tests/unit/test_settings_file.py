@@ -8,7 +8,8 @@ import pytest
 
 from orchestrator.settings import Settings
 
-FILE = Path(__file__).parents[2] / "config" / "settings.toml"
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "config" / "settings.toml"
 
 # A setting is either set, `key = value`, or shown commented out, `# key = value`.
 COMMENTED_OUT = re.compile(r"^# ?(?=[a-z_]+ = )", re.MULTILINE)
@@ -65,3 +66,14 @@ def test_the_values_shown_are_valid_and_a_value_commented_out_is_the_default(
         if name not in in_force and defaults[name] is not None and getattr(settings, name) != defaults[name]
     ]
     assert differing == []
+
+
+def test_every_reference_flow_is_known_and_served_without_more_being_said() -> None:
+    # given the reference flows, each a package
+    flows = sorted(f"workers.{folder.parent.name}" for folder in ROOT.glob("workers/*/__init__.py"))
+
+    # then the file names them, and so do the services of the Compose file
+    assert sorted(Settings.model_validate(tomllib.loads(FILE.read_text())).agents) == flows
+    named = re.search(r"CELERIAC_AGENTS: (.*)", (ROOT / "docker-compose.yml").read_text())
+    assert named is not None
+    assert sorted(named[1].split(",")) == flows

@@ -2,7 +2,8 @@
 The Lua scripts, one file each, and one typed function for each.
 
 `_run.lua` is put in front of every script on a run, `_guards.lua` of every one on guards: they name the keys and hold
-what the scripts share.
+what the scripts share. Behind the one come other files, or less where that is enough: every function of a script is
+made anew at each call.
 """
 
 from __future__ import annotations
@@ -20,6 +21,23 @@ if TYPE_CHECKING:
     from redis.client import Pipeline
 
 IN_FRONT: Final = re.compile(r"^KEYS\[.*\] +as in (_\w+\.lua)$", re.MULTILINE)
+EVERYTHING: Final = ("_steps.lua", "_board.lua")
+"""What a change of one step may mean for the others."""
+OF_RUNS: Final = ("_base.lua", "_step.lua", *EVERYTHING)
+BEHIND: Final = {
+    **dict.fromkeys(("record", "redispatch", "postpone", "wake", "begin"), ("_base.lua", "_step.lua")),
+    **dict.fromkeys(("board_lock", "board_unlock"), ("_base.lua", "_locks.lua")),
+    "board_write": ("_base.lua", "_step.lua", "_locks.lua", "_write.lua"),
+    "board_put": ("_base.lua", "_locks.lua", "_write.lua"),
+}
+"""What comes behind the front file of scripts on runs that need less than the others."""
+LATER: Final = frozenset({"begin", "board_write"})
+"""Of these, scripts that may need the rest all the same: it is a function, called where they do."""
+GIVEN: Final = (
+    *("matches", "holds", "source_state", "mark_dirty", "take_changes", "wake_sources"),
+    *("reach_goal", "end_board"),
+)
+"""What that function gives, by name."""
 
 Reply = list[bytes]
 Renewal = Literal["renewed", "stale", "closed"]
@@ -37,11 +55,32 @@ class _Script(Protocol):
 
 
 def source(name: str) -> str:
-    """Return a script's text, with the file in front that its header takes its keys from."""
-    folder = files(__package__)
-    text = (folder / f"{name}.lua").read_text()
-    front = IN_FRONT.search(text)
-    return (folder / front[1]).read_text() + text if front else text
+    """Return a script's text, with what is put in front of it: the file that its header takes its keys from."""
+    text, front = _text(f"{name}.lua"), IN_FRONT.search(_text(f"{name}.lua"))
+    if front is None:
+        return text
+    if front[1] == "_guards.lua":
+        return _text(front[1]) + text
+    parts = "".join(map(_text, (front[1], *BEHIND.get(name, OF_RUNS))))
+    if name in LATER:
+        given = ", ".join(f"{each} = {each}" for each in GIVEN)
+        parts += LIBRARY.format(later="".join(map(_text, EVERYTHING)), given=given)
+    return parts + text
+
+
+LIBRARY: Final = """
+local made
+local function library()
+if made then return made end
+{later}
+made = {{{given}}}
+return made
+end
+"""
+
+
+def _text(name: str) -> str:
+    return (files(__package__) / name).read_text()
 
 
 class Scripts:
@@ -78,6 +117,10 @@ class Scripts:
         self._due = register("due")
         self._timers = register("timers")
         self._lead = register("lead")
+        self._board_write = register("board_write")
+        self._board_put = register("board_put")
+        self._board_lock = register("board_lock")
+        self._board_unlock = register("board_unlock")
 
     def submit(  # noqa: PLR0913  one parameter for each key and ARGV
         self,
@@ -106,9 +149,11 @@ class Scripts:
             ),
         )
 
-    def begin(self, run_id: str, step: str, *, agent: str, nonce: str, lease_ms: int, worker: str) -> Reply:
+    def begin(
+        self, run_id: str, step: str, *, agent: str, nonce: str, lease_ms: int, worker: str, dispatch_ms: int
+    ) -> Reply:
         """Take a step's lease."""
-        return cast("Reply", self._begin(keys.of_run(run_id), [step, nonce, lease_ms, worker, agent]))
+        return cast("Reply", self._begin(keys.of_run(run_id), [step, nonce, lease_ms, worker, agent, dispatch_ms]))
 
     def renew(self, shard: str, held: Sequence[Held], *, lease_ms: int, pipe: Pipeline) -> None:
         """Queue the renewal of leases of one shard on a pipeline; its reply has a `Renewal` for each, as bytes."""
@@ -202,10 +247,12 @@ class Scripts:
         tokens: int,
         cost: float,
         chunk: int,
+        most: int,
         members: Sequence[str],
     ) -> Reply:
         """Commit a step whose output is work for others."""
         args: list[str | bytes | float] = [step, fence, name, value, fan, facts, dispatch_ms, tokens, cost, chunk]
+        args.append(most)
         return cast("Reply", self._delegate(keys.of_run(run_id), [*args, *members]))
 
     def join(self, run_id: str, fan: str, *, dispatch_ms: int) -> Reply:
@@ -263,9 +310,11 @@ class Scripts:
         args: list[str | bytes | float] = [step, max_attempts, dispatch_ms, pause_ms, jitter, lease_ms]
         return cast("Reply", self._lost(keys.of_run(run_id), args))
 
-    def redispatch(self, run_id: str, step: str, *, empty: str, dispatch_ms: int, longest_ms: int) -> bytes:
-        """Decide whether a ready step's message is lost."""
-        return cast("bytes", self._redispatch(keys.of_run(run_id), [step, empty, dispatch_ms, longest_ms]))
+    def redispatch(
+        self, run_id: str, step: str, *, empty: bool, dispatch_ms: int, longest_ms: int, pipe: Pipeline
+    ) -> None:
+        """Queue on a pipeline the decision whether a ready step's message is lost."""
+        self._redispatch(keys.of_run(run_id), [step, int(empty), dispatch_ms, longest_ms], client=pipe)
 
     def due(self, shard: str, *, limit: int, pipe: Pipeline) -> None:
         """Queue the look for a shard's due entries on a pipeline."""
@@ -280,3 +329,39 @@ class Scripts:
     def lead(self, owner: str, ttl_ms: int) -> bool:
         """Become, stay or (0) stop being the caretaker."""
         return self._lead([keys.CARETAKER], [owner, ttl_ms]) == 1
+
+    def board_write(self, run_id: str, board: str, *, who: str, puts: Sequence[str | bytes]) -> Reply:
+        """Change entries of a blackboard, and wake whom this concerns."""
+        return cast("Reply", self._board_write([*keys.of_run(run_id), keys.board(run_id, board)], [who, *puts]))
+
+    def board_put(self, run_id: str, board: str, *, who: str, puts: Sequence[str | bytes]) -> Reply:
+        """Change entries of a blackboard that concern nobody."""
+        run = keys.run(run_id)
+        return cast("Reply", self._board_put([run, keys.events(run_id), keys.board(run_id, board)], [who, *puts]))
+
+    def board_lock(
+        self,
+        run_id: str,
+        board: str,
+        *,
+        step: str,
+        fence: str,
+        lock: str,
+        channel: str,
+        ttl_ms: int,
+        wait_ms: int,
+        most: int,
+        entries: Sequence[str],
+    ) -> list[bytes | int]:
+        """Lock entries of a blackboard, or wait for them."""
+        args: list[str | bytes | float] = [step, fence, lock, channel, ttl_ms, wait_ms, most, *entries]
+        return cast("list[bytes | int]", self._board_lock([*keys.of_run(run_id), keys.board(run_id, board)], args))
+
+    def board_unlock(
+        self, run_id: str, board: str, *, lock: str, ttl_ms: int, entries: Sequence[str], pipe: Pipeline | None = None
+    ) -> bool:
+        """Give up a lock of a blackboard's entries, or hold it longer."""
+        return (
+            self._board_unlock([*keys.of_run(run_id), keys.board(run_id, board)], [lock, ttl_ms, *entries], client=pipe)
+            == 1
+        )

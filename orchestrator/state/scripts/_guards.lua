@@ -20,6 +20,7 @@ A member's record is these values one after another, as cmsgpack packs them.
   budgets  {name, key, name, key, ...}
   spec     JSON, one for all calls of an agent. a: agent; q, u: its queue and turns; g: guards, each with kind, name,
            key, waits, and the kind's own numbers
+  fence    of the attempt that asked last, as from `begin`; empty where there are none
 
 All functions are made anew for each call of a script, which costs as much as a command of Redis for each. So there are
 few of them, and those that not every call needs are made by others: `admitting`, `releasing`, and for what is rare
@@ -126,16 +127,17 @@ end
 local function load(id)
   local record = call('HGET', MEMBERS, id)
   if not record then return nil end
-  local s, at, probe, score, since, tries, x, p, tenant, class, need, budgets, text = cmsgpack.unpack(record)
+  local s, at, probe, score, since, tries, x, p, tenant, class, need, budgets, text, fence = cmsgpack.unpack(record)
   local m = {id = id, s = s, at = at, probe = probe, score = score, since = since, tries = tries, x = x, p = p,
-             tenant = tenant, class = class, need = need, budgets = budgets, spec = false, guards = false, text = text}
+             tenant = tenant, class = class, need = need, budgets = budgets, spec = false, guards = false, text = text,
+             fence = fence}
   set_spec(m, text)
   return m
 end
 
 local function save(m)
   call('HSET', MEMBERS, m.id, cmsgpack.pack(m.s, m.at, m.probe, m.score, m.since, m.tries, m.x, m.p, m.tenant, m.class,
-                                            m.need, m.budgets, m.text))
+                                            m.need, m.budgets, m.text, m.fence))
 end
 
 -- Functions for a refusal.
@@ -499,19 +501,24 @@ local function queueing()
   -- Give their turn to those who wait in a queue; what they need is reserved for them. Returns their ids. One who would
   -- wait in vain gets its turn too, without anything: it shall learn why.
   local function grant(queue, grant_ms, limit)
-    -- How many are passed over has a limit; newcomers of another tenant come in near the front, wherever that ends.
-    local turns, skipped, over, most = {}, {}, 0, 2 * limit
-    while #turns < limit and over < most do
-      local page = call('ZRANGE', queue, over, over + PAGE - 1)
-      for _, id in ipairs(page) do
-        local m = load(id)
-        if not m then
-          call('ZREM', queue, id)
-        elseif skipped[m.tenant] then
-          over = over + 1
-        else
-          local refusal = check(m)
-          if not refusal then
+    local turns, skipped, kept = {}, {}, nil
+
+    -- Go through the queue from a place on. Returns where it ended as too many were passed over; 0: at the queue's end;
+    -- nil: there is no room for anybody else.
+    local function go_on(at)
+      local over = 0
+      while over < 2 * limit do
+        local page = call('ZRANGE', queue, at, at + PAGE - 1)
+        if #page == 0 then return 0 end
+        for _, id in ipairs(page) do
+          local m = load(id)
+          local refusal = m and not skipped[m.tenant] and check(m)
+          kept = kept or (m and m.spec.u)
+          if not m then
+            call('ZREM', queue, id)
+          elseif skipped[m.tenant] then
+            at, over = at + 1, over + 1
+          elseif not refusal then
             dequeue(m, true)
             take(m, true)
             m.s = 'g'
@@ -523,14 +530,23 @@ local function queueing()
             turns[#turns + 1] = id
           elseif refusal.own then
             skipped[m.tenant] = true
-            over = over + 1
+            at, over = at + 1, over + 1
           else
-            return turns
+            return nil
           end
+          if #turns >= limit then return nil end
         end
-        if #turns >= limit or over >= most then return turns end
       end
-      if #page == 0 then return turns end
+      return at
+    end
+
+    -- How many are passed over has a limit. Who is behind so many of a tenant that has to wait is looked at in turns:
+    -- from where it ended the last time.
+    local ended = go_on(0)
+    if ended and ended > 0 then
+      local at = max(ended, tonumber(call('HGET', kept, 'passed') or 0))
+      ended = go_on(at)
+      if call('EXISTS', queue) == 1 then call('HSET', kept, 'passed', ended or at) end
     end
     return turns
   end

@@ -10,15 +10,31 @@ ARGV[6]    tenant   string
 ARGV[7]    class    int     0 first
 ARGV[8]    tokens   int     >= 0, needed
 ARGV[9]    cost     int     >= 0, needed, millionths
-ARGV[10..] budgets  string  name and key of each
+ARGV[10]   fence    string  of the attempt, from `begin`; empty where there are none
+ARGV[11]   known_ms int     >= 0, likewise where it has neither a place nor a probe; 0: no longer than hold_ms
+ARGV[12..] budgets  string  name and key of each
 Returns    {'admitted', at_ms, probe 0 | 1, ms in the queue} | {'refused', kind, name, retry_ms, queued 0 | 1}
 Atomic     check and taking: between them others would take the same; all guards or none
 ]]
-local id, hold_ms = ARGV[2], tonumber(ARGV[4])
+local id, hold_ms, fence = ARGV[2], tonumber(ARGV[4]), ARGV[10]
 local m = load(id)
+if m and (m.fence or '') ~= fence then
+  local last, asks = string.match(m.fence or '', '^%d*'), string.match(fence, '^%d*')
+  if (tonumber(last) or 0) > (tonumber(asks) or 0) then
+    -- Its step is another attempt's by now, as it will find out where it gives that back.
+    return {'refused', 'turn', m.spec.a, SOON_MS, 0}
+  end
+end
 if m and m.s == 'h' then
-  call('ZADD', HOLDS, NOW + hold_ms, id)
-  return {'admitted', m.at, m.probe or 0, m.since and m.at - m.since or 0}
+  if (m.fence or '') == fence then
+    call('ZADD', HOLDS, NOW + hold_ms, id)
+    return {'admitted', m.at, m.probe or 0, m.since and m.at - m.since or 0}
+  end
+  -- The attempt that holds it was lost: this one takes its own, and counts for itself.
+  releasing()(m, 'neutral', 0, nil)
+  call('ZREM', HOLDS, id)
+  call('HDEL', MEMBERS, id)
+  m = nil
 end
 local known = m and queueing()
 m = m or {id = id}
@@ -30,7 +46,8 @@ if granted then
   call('ZREM', HOLDS, id)
 end
 local budgets = {}
-for i = 10, #ARGV do budgets[i - 9] = ARGV[i] end
+for i = 12, #ARGV do budgets[i - 11] = ARGV[i] end
+m.fence = fence
 m.tenant, m.class, m.need, m.budgets = ARGV[6], tonumber(ARGV[7]), {tonumber(ARGV[8]), tonumber(ARGV[9])}, budgets
 set_spec(m, ARGV[3])
 local check, take = admitting()
@@ -57,7 +74,10 @@ take(m, false)
 m.s, m.at = 'h', NOW
 if hold_ms > 0 then
   save(m)
-  call('ZADD', HOLDS, NOW + hold_ms, id)
+  -- Without a place and a probe it keeps nothing from others, and how it ends shall count however long it takes.
+  local keeps = m.probe
+  for _, g in ipairs(m.guards) do keeps = keeps or g.kind == 'concurrency' end
+  call('ZADD', HOLDS, NOW + (keeps and hold_ms or max(hold_ms, tonumber(ARGV[11]))), id)
 elseif known then
   known.drop(m)
 end

@@ -6,7 +6,7 @@ ARGV[2]   name     string
 ARGV[3]   tokens   int   >= 0; empty: no limit
 ARGV[4]   cost     int   >= 0, millionths; empty: no limit
 ARGV[5]   per_ms   int   > 0, after which it renews; empty: never
-ARGV[6]   ttl_ms   int   > 0; empty: it stays, and is listed
+ARGV[6]   ttl_ms   int   > 0, at least; empty: it stays, and is listed
 Returns   1
 Atomic    the limits change together, and its periods begin once
 ]]

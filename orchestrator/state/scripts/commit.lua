@@ -7,12 +7,14 @@ ARGV[4]   output   string  JSON, or its claim check
 ARGV[5]   verdict  string  complete | answer | partial | revise | fallback | wait
 ARGV[6]   details  JSON    complete, answer: reason, where the output is a degraded one, and accepted, where no other member
                            of its fan-out is needed any more; partial: reason; revise: feedback;
-                           fallback: agent, reason; wait: question, timeout_ms, default, fallback
+                           fallback: agent, reason; wait: question, timeout_ms, default, fallback, and accepted, should
+                           a person approve
 ARGV[7]   dispatch_ms int  > 0
 ARGV[8]   tokens   int     used by the attempt
 ARGV[9]   cost     number  likewise
-Returns   {'next', step, ready...} | {'joins', fan, ready...} a member of that fan-out is done | {'finished', ''}
-          | {'again', step, ready...} | {'waiting', ''} | {'late', ''} recorded; the members came together without it
+Returns   {'next', step, ready...} | {'joins', step, ready...} a member of that fan-out, or a source of that blackboard, is
+          done | {'finished', '', ready...}
+          | {'again', step, ready...} | {'waiting', ''} | {'late', ''} recorded; the others went on without it
           | {'stale', ''} the step is another's | {'closed', ''} the run has ended; nothing was written.
           ready: steps to be published, by turns with their agents
 Atomic    fence, output, event and what follows together: a death between them would lose or double a step
@@ -23,10 +25,10 @@ if not status or not rec then return told('closed') end
 if not live(status) or rec.status ~= 'running' or rec.fence ~= fence then
   if redis.call('HGET', DATA, ARGV[3]) ~= ARGV[4] then
     if not live(status) then return told('closed') end
-    if rec.status ~= 'cancelled' or not rec.fan or rec.fence ~= fence then
+    if rec.status ~= 'cancelled' or not (rec.fan or rec.board) or rec.fence ~= fence then
       return told(rec.status == 'cancelled' and 'closed' or 'stale')
     end
-    -- The members came together without it: what it gave is kept for people to read, and counts for nothing.
+    -- The others went on without it: what it gave is kept for people to read, and counts for nothing.
     redis.call('HSET', DATA, ARGV[3], ARGV[4])
     rec.output = ARGV[3]
     spend(rec, ARGV[8], ARGV[9])
@@ -34,13 +36,13 @@ if not live(status) or rec.status ~= 'running' or rec.fence ~= fence then
     emit('StepLate', {step = step, output = rec.output, tokens = rec.tokens, cost = rec.cost})
     return told('late')
   end
-  if rec.status == 'cancelled' and rec.fan then return told('late') end
+  if rec.status == 'cancelled' and (rec.fan or rec.board) then return told('late') end
   -- The reply to this very commit was lost and the caller asks again: told `stale`, it would drop what is recorded.
   if verdict == 'wait' then return told('waiting') end
-  if verdict == 'partial' and not rec.undoes then return told(rec.fan and 'joins' or 'finished', rec.fan) end
+  if verdict == 'partial' and not rec.undoes then return told((rec.fan or rec.board) and 'joins' or 'finished', rec.fan or rec.board) end
   if verdict == 'answer' then rec = load(rec.next) end
   if verdict ~= 'complete' and verdict ~= 'answer' and verdict ~= 'partial' then return told('again', rec.start or step) end
-  return rec.next and told('next', rec.next) or told(rec.fan and 'joins' or 'finished', rec.fan)
+  return rec.next and told('next', rec.next) or told((rec.fan or rec.board) and 'joins' or 'finished', rec.fan or rec.board)
 end
 local details = cjson.decode(ARGV[6])
 redis.call('HSET', DATA, ARGV[3], ARGV[4])
@@ -59,18 +61,22 @@ elseif verdict == 'answer' then
   if rec.until_ms then redis.call('ZREM', TIMERS, by_then(step)) end
   emit('StepCompleted', {step = step, output = rec.output, tokens = rec.tokens, cost = rec.cost,
                          reason = rec.degraded and rec.reason or nil, answers = true})
+  local before = redis.call('HGET', RUN, 'fan:' .. rec.next)
+  -- What an earlier revision gave out is of no part in this answer, only its members' names are not given twice.
+  if before then save_fan(rec.next, {total = cjson.decode(before).total}) end
   local joins = load(rec.next)
   joins.output = rec.output
   return complete(retention_ms, rec.next, joins, details.accepted, dispatch_ms)
-elseif verdict == 'partial' and (rec.undoes or rec.fan) then
+elseif verdict == 'partial' and (rec.undoes or rec.fan or rec.board) then
   -- Half undone is not undone, and no reason for the run to be completed; nor is a member's part the run's.
   rec.output = nil
   fail_step(retention_ms, step, rec, details.reason, nil, dispatch_ms)
-  return rec.undoes and rec.next and told('next', rec.next) or told(rec.fan and 'joins' or 'finished', rec.fan)
+  return rec.undoes and rec.next and told('next', rec.next) or told((rec.fan or rec.board) and 'joins' or 'finished', rec.fan or rec.board)
 elseif verdict == 'partial' then
   -- The run ends with what it has: an output of an earlier step, which the flow's type does not fit.
+  -- Nothing ran of the step where that happens, and no fallback took its place.
   settle(rec)
-  rec.status, rec.ended_ms, rec.degraded, rec.reason = 'completed', NOW, true, details.reason
+  rec.status, rec.ended_ms, rec.degraded, rec.reason = 'cancelled', NOW, nil, details.reason
   save(step, rec)
   leave_indexes(step, rec)
   emit('StepCompleted', {step = step, output = rec.output, tokens = rec.tokens, cost = rec.cost, reason = rec.reason, partial = true})
@@ -79,7 +85,7 @@ elseif verdict == 'partial' then
 elseif verdict == 'wait' then
   rec.status = 'waiting'
   rec.waiting = {question = details.question, until_ms = NOW + details.timeout_ms,
-                 default = details.default, fallback = details.fallback}
+                 default = details.default, fallback = details.fallback, accepted = details.accepted}
   save(step, rec)
   redis.call('ZADD', TIMERS, rec.waiting.until_ms, member(step))
   emit('StepWaiting', {step = step, output = rec.output, waiting = rec.waiting, tokens = rec.tokens, cost = rec.cost})
@@ -99,6 +105,11 @@ local name = first
 while true do
   local back = load(name)
   if back.until_ms then redis.call('ZREM', TIMERS, by_then(name)) end
+  if back.undo and back.status == 'completed' then
+    -- It will be done once more, and is to be undone once more where the run fails.
+    back.earlier = back.earlier or {}
+    table.insert(back.earlier, {output = back.output, revision = back.revision or 0})
+  end
   back.status, back.attempt, back.revision = 'pending', 0, (back.revision or 0) + 1
   back.first_ms, back.until_ms, back.rung, back.losses, back.strikes = nil, nil, nil, nil, nil
   -- A gate's own count: what an outer gate sends back starts afresh at the gates within.

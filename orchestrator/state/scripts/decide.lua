@@ -36,7 +36,7 @@ redis.call('ZREM', TIMERS, member(step))
 rec.status = 'running'
 waits(-1)
 if choice == 'approve' then
-  return complete(retention_ms, step, rec, false, dispatch_ms)
+  return complete(retention_ms, step, rec, waiting.accepted or false, dispatch_ms)
 elseif choice == 'fallback' then
   fall_back(step, rec, waiting.fallback, ARGV[4], load(rec.start or step).input, dispatch_ms)
   return told('again', step)

@@ -1,4 +1,4 @@
---[[ force: open or close a breaker by hand, or leave it to itself again.
+--[[ force: open or close a breaker by hand, or leave it to itself again; twice, one that nothing was called through goes.
 KEYS[1]   breaker   hash  {guards}:breaker:<name>
 KEYS[2]   breakers  hash  {guards}:breakers
 ARGV[1]   clock     int   now (ms), for tests; empty: TIME
@@ -13,7 +13,13 @@ local now = tonumber(ARGV[1]) or time[1] * 1000 + math.floor(time[2] / 1000)
 local known = redis.call('EXISTS', KEYS[1])
 for b = 0, 9 do redis.call('HDEL', KEYS[1], 'bucket' .. b) end
 if ARGV[3] == 'auto' then
-  if redis.call('HDEL', KEYS[1], 'forced') == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[4]) end
+  if redis.call('HDEL', KEYS[1], 'forced') == 1 then
+    redis.call('PEXPIRE', KEYS[1], ARGV[4])
+  elseif redis.call('HEXISTS', KEYS[1], 'window') == 0 then
+    -- Nothing was ever called through it: it may be a name that somebody mistyped.
+    redis.call('DEL', KEYS[1])
+    redis.call('HDEL', KEYS[2], ARGV[2])
+  end
   return known
 end
 -- One that is left to itself after it was forced open has no cooldown to wait for: the next call is a probe.

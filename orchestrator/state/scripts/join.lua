@@ -1,6 +1,6 @@
---[[ join: the time of a fan-out is over: its members come together as they are.
+--[[ join: the time of a fan-out, or of a blackboard, is over: what there is comes together as it is.
 KEYS[1-16]                 as in _run.lua
-ARGV[1]   fan      string  the step where they come together
+ARGV[1]   fan      string  the step where they come together; the blackboard's
 ARGV[2]   dispatch_ms int  > 0
 Returns   {'joined', fan, ready...} | {'early', ''} | {'closed', ''} it was joined before, or the run has ended.
           ready: steps to be published, by turns with their agents
@@ -8,6 +8,10 @@ Atomic    the verdict and what follows together: the last member may end at this
 ]]
 local name = ARGV[1]
 local status, _, retention_ms, _, rec = run_fields(name)
+if rec and rec.rules then
+  local overdue = overrun(name, rec, status, tonumber(ARGV[2]))
+  return told(overdue, overdue == 'joined' and name or '')
+end
 local stored = redis.call('HGET', RUN, 'fan:' .. name)
 local fan = stored and cjson.decode(stored)
 -- Two caretakers may have seen the same timer: the second must not revive what has been closed by now.

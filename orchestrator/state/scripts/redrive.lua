@@ -8,6 +8,8 @@ ARGV[5]   deadline_ms int  > 0, from now
 ARGV[6]   by       string  who
 ARGV[7]   dispatch_ms int  > 0
 Returns   {'redriven', step, ready...} | {'not failed', ''} | {'no step', step} | {'member', fan} it goes with its fan-out
+          | {'elsewhere', step} an input or agent without a step, and it goes on at another than the one that failed
+          | {'undone', step} that comes before it and has to be done again first
           | {'no input', step} nothing before it gave one | {'orphan', parent} which has ended | {'gone', ''};
           nothing was written.
           ready: steps to be published, by turns with their agents
@@ -25,13 +27,19 @@ while parent do
   parent = above[2]
 end
 -- The flow's own steps; those of fan-outs by the path of the step where they come together; steps that were to undo.
-local order, steps, inner, joins, undoing = {}, {}, {}, {}, {}
+local order, steps, inner, joins, undoing, woken = {}, {}, {}, {}, {}, {}
+local roots = {}  -- of what the sources of the flow's own blackboards have done: whose board
 for _, name in ipairs(in_order()) do
   local rec = load(name)
   steps[name] = rec
+  local root = string.match(name, '^[^#]*#%d+')
+  if rec.source and not string.find(rec.board, '#', 1, true) then roots[root] = rec.board end
   if rec.undoes then
     undoing[#undoing + 1] = name
-  elseif rec.fan then
+  elseif roots[root] then
+    woken[roots[root]] = woken[roots[root]] or {}
+    table.insert(woken[roots[root]], name)
+  elseif rec.fan or string.find(name, '#', 1, true) then
     local path = string.match(name, '^([^#]-)[^/#]*#')
     inner[path] = inner[path] or {}
     table.insert(inner[path], name)
@@ -43,22 +51,27 @@ end
 local broken, stale = {}, {}  -- fan-outs of which something was undone; on which a later round was planned
 for path, names in pairs(inner) do
   local known, rounds = redis.call('HGET', RUN, 'fan:' .. joins[path]), {}
-  local round = known and cjson.decode(known).round or 0
+  local fan = known and cjson.decode(known) or {}
+  local round = fan.round or 0
   for _, name in ipairs(names) do
     if steps[name].fan == joins[path] and steps[name].member == name then
       rounds[string.match(name, '^[^#]*#%d+')] = steps[name].round
     end
   end
   for _, name in ipairs(names) do
-    if steps[name].undone then
+    -- Of what an earlier revision gave out, after which the boss answered itself, nothing is to be done again.
+    if steps[name].undone and fan.task then
       broken[joins[path]] = true
       if (rounds[string.match(name, '^[^#]*#%d+')] or 0) < round then stale[joins[path]] = true end
     end
   end
 end
+local function undone(name)
+  local rec = steps[name]
+  return rec.undone or broken[name] or (rec.delegates and stale[rec.next])
+end
 local function done(name)
-  if steps[name].delegates and stale[steps[name].next] then return false end
-  return steps[name].status == 'completed' and not steps[name].undone and not broken[name]
+  return steps[name].status == 'completed' and not undone(name)
 end
 if first == '' then
   for _, name in ipairs(order) do
@@ -67,6 +80,19 @@ if first == '' then
 end
 if not steps[first] or steps[first].undoes then return told('no step', first) end
 if steps[first].fan then return told('member', joins[string.match(first, '^([^#]-)[^/#]*#')]) end
+if ARGV[1] == '' and (ARGV[2] ~= '' or agent ~= '') then
+  -- What is given without a step is for the one that people are shown as the one that failed.
+  local failure = redis.call('HGET', RUN, 'failure')
+  local failed = failure and cjson.decode(failure).step
+  if failed and failed ~= first or not failed and steps[first].status == 'completed' then return told('elsewhere', first) end
+end
+-- What was undone is done again before what comes after it, whatever that is given.
+local lacks
+for _, name in ipairs(order) do
+  if name == first then break end
+  if undone(name) then return told('undone', name) end
+  lacks = lacks or not done(name)
+end
 -- A fan-out whose members did not give what it takes goes on with those that are not done.
 local fan = steps[first].joins and redis.call('HGET', RUN, 'fan:' .. first)
 fan = fan and cjson.decode(fan)
@@ -74,16 +100,8 @@ local input = steps[first].input
 local given = fan and input and input ~= 'fan:' .. first and input ~= fan.task  -- by whom sent it again before
 local reopens = ARGV[2] == '' and fan and fan.task and not given and
   (broken[first] or not fan.verdict or (fan.otherwise == 'fail' and (fan.verdict == 'missed' or fan.verdict == 'overdue')))
-if ARGV[2] == '' and not reopens and not steps[first].input then return told('no input', first) end
--- What was undone before the step has to be done again before it.
-for _, name in ipairs(order) do
-  if name == first then break end
-  if not done(name) then
-    if ARGV[2] == '' then return told('no input', first) end
-    break
-  end
-end
-local reset, revised, dropped, fans, kept = {}, {}, {}, {}, {}
+if ARGV[2] == '' and (lacks or not reopens and not steps[first].input) then return told('no input', first) end
+local reset, revised, dropped, fans, kept, cleared = {}, {}, {}, {}, {}, {}
 local function forget(name)
   dropped[#dropped + 1] = name
   redis.call('HDEL', RUN, 'step:' .. name, 'fan:' .. name)
@@ -101,7 +119,7 @@ local function again(name, anew, keeps_input)
   rec.status, rec.attempt, rec.losses, rec.strikes = 'pending', 0, nil, nil
   rec.output, rec.draft, rec.reason, rec.degraded, rec.undone, rec.rung = nil, nil, nil, nil, nil, nil
   rec.ended_ms, rec.first_ms, rec.until_ms, rec.decision, rec.sent_back = nil, nil, nil, nil, nil
-  rec.outcome, rec.answer, rec.fault = nil, nil, nil
+  rec.outcome, rec.answer, rec.fault, rec.accepted, rec.earlier = nil, nil, nil, nil, nil
   if not keeps_input then rec.input = nil end
   save(name, rec)
 end
@@ -134,7 +152,7 @@ for _, name in ipairs(order) do
     for _, each in ipairs(within) do
       if steps[each].undone then undone[string.match(each, '^.-#%d+')] = true end
     end
-    fan.verdict, fan.why, fan.degraded, fan.head = nil, nil, nil, nil
+    fan.verdict, fan.why, fan.degraded, fan.head, fan.fault = nil, nil, nil, nil, nil
     for _, each in ipairs(within) do
       local rec = steps[each]
       local earlier = rec.fan == first and rec.outcome == 'failed' and rec.round < fan.round
@@ -149,6 +167,7 @@ for _, name in ipairs(order) do
         fan.head = fan.head or entry
         if not rec.input then  -- refused when it was given out
           fan.failed, fan.bad_weight, fan.ended = fan.failed + 1, fan.bad_weight + weight, fan.ended + 1
+          fan.fault = fan.fault or entry .. ': ' .. rec.fault
         elseif (rec.outcome == 'ok' or rec.outcome == 'degraded') and not undone[root] then
           fan.good, fan.good_weight, fan.ended = fan.good + 1, fan.good_weight + weight, fan.ended + 1
         else
@@ -181,8 +200,18 @@ for _, name in ipairs(order) do
                    degraded = fan.degraded}
   end
   for _, each in ipairs(within) do kept[#kept + 1] = each end
+  if after and steps[name].rules then
+    -- What stands on a board that goes on stays there. One that comes later is given another task, and begins anew.
+    for _, each in ipairs(woken[name] or {}) do forget(each) end
+    if name ~= first and redis.call('EXISTS', board_key(name)) == 1 then
+      clear_board(name)
+      cleared[#cleared + 1] = name
+    end
+  else
+    for _, each in ipairs(woken[name] or {}) do kept[#kept + 1] = each end
+  end
 end
-redis.call('HSET', RUN, 'order', cjson.encode(kept))
+save_order(kept)
 for name, each in pairs(fans) do save_fan(name, each) end
 local rec = steps[first]
 if ARGV[2] ~= '' then
@@ -191,6 +220,7 @@ if ARGV[2] ~= '' then
 end
 if agent ~= '' then rec.agent = agent end
 for _, key in ipairs({RUN, DATA, EVENTS, CHILDREN}) do redis.call('PERSIST', key) end
+for _, board in ipairs(cjson.decode(redis.call('HGET', RUN, 'boards') or '[]')) do redis.call('PERSIST', board_key(board)) end
 local deadline_ms = NOW + tonumber(ARGV[5])
 local times = redis.call('HMGET', RUN, 'retention_ms', 'dead_ms')
 keep_values(tonumber(ARGV[5]) + math.max(tonumber(times[1]), tonumber(times[2] or 0)))
@@ -203,10 +233,11 @@ redis.call('ZADD', TIMERS, deadline_ms, ID)
 redis.call('ZREM', TIMERS, by_then(''))
 if reopens then rec.input = nil end
 emit('RunRedriven', {step = first, input = rec.input, agent = rec.agent, deadline_ms = deadline_ms, by = ARGV[6],
-                     reset = reset, revised = revised, dropped = #dropped > 0 and dropped or nil, order = next(inner) and kept or nil,
-                     fans = next(fans) and fans or nil, reopens = reopens and true or nil})
+                     reset = reset, revised = revised, dropped = #dropped > 0 and dropped or nil, order = (next(inner) or next(woken)) and kept or nil,
+                     fans = next(fans) and fans or nil, reopens = reopens and true or nil,
+                     cleared = #cleared > 0 and cleared or nil})
 if not reopens then
-  make_ready(first, rec, dispatch_ms)
+  start(first, rec, dispatch_ms)
   return told('redriven', first)
 end
 save(first, rec)
@@ -215,8 +246,9 @@ local verdict, why = verdict_of(fan)
 if verdict then
   join(tonumber(found[2]), first, fan, verdict, why, dispatch_ms)
 else
-  open_members(fan, dispatch_ms)
-  save_fan(first, fan)
+  -- Told first: a member that is a blackboard says itself that it is open.
   emit('MembersOpened', {fan = first})
+  open_members(first, fan, dispatch_ms)
+  save_fan(first, fan)
 end
 return told('redriven', first)

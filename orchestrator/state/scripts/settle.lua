@@ -15,11 +15,12 @@ ARGV[10]  output    string  the last good output
 ARGV[11]  grant_ms  int   > 0
 ARGV[12]  grants    int   > 0, at most so many
 ARGV[13]  queues    string  what the key of each agent's queue begins with
+ARGV[14]  fence     string  as in admit; what another attempt holds is not this one's to give back
 Returns   ids of those whose turn it is; none where another agent waits for the same
 Atomic    what is given back once may be taken once
 ]]
 local m = load(ARGV[2])
-local held = m and m.s == 'h'
+local held = m and m.s == 'h' and (m.fence or '') == ARGV[14]
 if held then
   releasing()(m, ARGV[3], tonumber(ARGV[4]), ARGV[5] ~= '' and {tonumber(ARGV[5]), tonumber(ARGV[6])} or nil)
   call('ZREM', HOLDS, m.id)

@@ -119,7 +119,7 @@ def crew_of(name: str, join: Join, *more: Hierarchy, width: int = 2) -> Hierarch
 
 crew = crew_of("crew", Join())
 tolerant = crew_of("tolerant-crew", Join(otherwise="degrade"))
-crews = crew_of("crews", Join(otherwise="degrade"), crew, tolerant)
+crews = crew_of("crews", Join(otherwise="degrade"), crew, tolerant, width=8)
 # Of four members. Those with a time are for a worker that is not there: it passes where that one is needed.
 quorums = [
     crew_of(f"quorum-{need}-{otherwise}", Join(need=need, otherwise=otherwise), width=4)

@@ -7,9 +7,9 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from orchestrator import (
     Assignment,
@@ -243,6 +243,8 @@ def odd_plan(task: Task) -> Plan:
         [
             Assignment(to="x" * 5000, input=Job()),
             Assignment(to="unwritable", input=Unwritable(given=object())),
+            Assignment(to="touchy", input={"text": "not there"}),
+            Assignment(to="work", input=Job(text="x" * 1_000_000)),
             Assignment(to="work", input=Job(text=str(len(task.rounds))), label="ünïcode"),
         ]
     )
@@ -254,13 +256,44 @@ class Unwritable(BaseModel):
     given: object
 
 
+@agent("offices.slip")
+def slip(task: Task) -> Plan | Told:
+    """Return a plan as plain data, as a model may have written it."""
+    return cast("Plan", {"assignments": [{"to": "work", "input": {"text": "a"}}, {task.answer: "work"}]})
+
+
+slips = Hierarchy("slips", boss=slip, synthesize=report, workers=[work], join=Join(otherwise="degrade"))
+
+
+class Touchy(BaseModel):
+    """What pydantic lets a validator raise, as it is no ValueError."""
+
+    text: str
+
+    @field_validator("text")
+    @classmethod
+    def _look_up(cls, text: str) -> str:
+        known = {"there": "yes"}
+        return known[text]
+
+
+@agent("offices.touchy")
+def touchy(given: Touchy) -> Done:
+    return Done(text=given.text)
+
+
 @agent("offices.unwritable")
 def unwritable(given: Unwritable) -> Done:
     return Done(text=str(given))
 
 
-odd = Hierarchy("odd", boss=odd_plan, synthesize=report, workers=[work, unwritable], join=Join(otherwise="degrade"))
+odd = Hierarchy(
+    "odd", boss=odd_plan, synthesize=report, workers=[work, unwritable, touchy], join=Join(otherwise="degrade")
+)
 asked = Pipeline("asked", [Stage(work, gate=Gate(lambda done: Decision.ask(f"{done.text}?")))])
+picky = Hierarchy(
+    "picky", boss=plan, synthesize=report, workers=[asked], join=Join(accept=lambda done: done.text == "good")
+)
 asking = Hierarchy("asking", boss=plan, synthesize=report, workers=[asked], join=Join(otherwise="degrade"))
 
 whole = Pipeline("whole", [Stage(everything, name="office", gate=None, undo=None), end])

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from orchestrator import Breaker, Cached, Constant, Context, Gate, Pipeline, Stage, agent
+from orchestrator import Breaker, Cached, Constant, Context, Gate, Pipeline, RateLimit, Stage, agent
 
 POLL = 0.02
 LARGE = 4000
@@ -109,6 +109,11 @@ def dear(ctx: Context, given: Given) -> Taken:
     return Taken(by="dear")
 
 
+@agent("resorts.too-large", estimate=lambda _: 500, rate=RateLimit(tokens=100), fallback=[NOTHING])
+def too_large(given: Given) -> Taken:
+    return Taken(by="too-large")
+
+
 @agent("resorts.alone", estimate=100)
 def alone(given: Given) -> Taken:
     return Taken(by="alone")
@@ -140,7 +145,21 @@ async def parent(ctx: Context, given: Given) -> Given:
     return Given(text=await ctx.submit("resorts-dear", given))
 
 
-ALONE = (fails, helpless, picky, waits, waits_alone, falls, falls_alone, gives_up, gives_up_alone, dear, alone, parent)
+ALONE = (
+    fails,
+    helpless,
+    picky,
+    waits,
+    waits_alone,
+    falls,
+    falls_alone,
+    gives_up,
+    gives_up_alone,
+    dear,
+    too_large,
+    alone,
+    parent,
+)
 for one in ALONE:
     Pipeline(one.name.replace(".", "-"), [Stage(one, name="only")])
 

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 import celery
 
-from orchestrator import Context, agent
+from orchestrator import Assignment, Context, Plan, Results, agent
 
 from .documents import Doc
 from .floor import MANY_POLL, inside, note, told, wait_to_be_told
@@ -301,3 +301,14 @@ async def threaded(ctx: Context, doc: Doc) -> Doc:
     finally:
         note(ctx, "finally")
     return doc
+
+
+@agent("waiting.boss")
+async def boss(doc: Doc) -> Plan:
+    """Give work to who is to be found: a router of the hierarchy's says who that is."""
+    return Plan([Assignment(input=doc)])
+
+
+@agent("waiting.whole")
+async def whole(results: Results[Doc, Doc]) -> Doc:
+    return Doc(text=results.outcomes[0].status, number=len(results.values))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
+
 from orchestrator.agent import load_agents
 from tests.integration.fleet import Worker
 from tests.servers import wait_until
@@ -43,10 +45,13 @@ def destination(number: int) -> list[str]:
 
 def stats(deployment: Deployment, number: int = 0) -> dict[str, Any]:
     """Return what `celery inspect stats` says of a worker."""
-    asked = deployment.client.app.control.inspect(destination=destination(number), timeout=10.0, limit=1)
-    replies = cast("dict[str, dict[str, Any]] | None", asked.stats())
-    assert replies, "the worker does not answer"
-    return next(iter(replies.values()))
+    asked = deployment.client.app.control.inspect(destination=destination(number), timeout=3.0, limit=1)
+    for _ in range(5):
+        # A broadcast is lost on a worker that says it is ready and has not subscribed yet.
+        replies = cast("dict[str, dict[str, Any]] | None", asked.stats())
+        if replies:
+            return next(iter(replies.values()))
+    pytest.fail("the worker does not answer")
 
 
 def running(deployment: Deployment, number: int = 0) -> dict[str, int]:

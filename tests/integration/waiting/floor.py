@@ -63,3 +63,12 @@ class Inside:
 
 
 inside = Inside()
+
+
+def on_loop() -> bool:
+    """Tell whether who asks holds up an event loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchestrator import Pipeline
+from orchestrator import Hierarchy, Join, Pipeline
 
 from .agents import (
     blocker,
+    boss,
     busy,
     child_raiser,
     children,
@@ -30,7 +31,9 @@ from .agents import (
     threaded,
     ticker,
     together,
+    whole,
 )
+from .floor import on_loop
 
 AGENTS: Final = (
     blocker,
@@ -57,6 +60,14 @@ AGENTS: Final = (
     ticker,
     together,
 )
-QUEUES: Final = tuple(one.name for one in AGENTS)
+QUEUES: Final = (*(one.name for one in AGENTS), boss.name, whole.name)
 
 flows = [Pipeline(one.name.removeprefix("waiting."), [one]) for one in AGENTS]
+routed = Hierarchy(
+    "routed",
+    boss=boss,
+    workers=[quick, blocker],
+    synthesize=whole,
+    join=Join(accept=lambda _: not on_loop()),
+    router=lambda *_: "nobody" if on_loop() else "quick",
+)

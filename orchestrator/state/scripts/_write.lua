@@ -1,0 +1,162 @@
+--[[ _write: change entries of a blackboard, all or none; the registry puts it behind _base.lua and _locks.lua.
+ARGV[1]   who     string  each followed by a NUL: the blackboard's step; the step that writes, empty: somebody outside; its
+                          fence, from begin; the author, its source, or who; the writer, whose writes come one after the
+                          other; the write's number, which is not taken twice; a name under which the wake writes once, or
+                          empty; dispatch_ms
+ARGV[2..] put     string  an entry, and its value, JSON, by turns. Of the entry, each followed by a NUL: its name; set | add |
+                          append | check; the version that it must have, 0 where it must not be there, or empty; the
+                          confidence, or empty; the token of its lock, or empty; its conflict rule where it is new
+Returns   {'written', seq, ready...} | {'known', seq} that was written before
+          | {'refused', by turns: name, why, its record, JSON, its value, JSON, the last two empty where it is not there}
+            why: conflict | weaker: its confidence is not higher | locked by another | lost: the lock is no more | kind: it is
+            no number, or no list
+          | {'full', what} | {'ended', outcome} | {'gone', ''} there is no such board yet
+          | {'stale', ''} the step is another's | {'closed', ''} the run has ended, or goes on without the step
+          | {'more', ''} without a library: a source watches it, or may.
+          Where it is neither written nor known nothing was changed.
+          ready: steps to be published, by turns with their agents
+]]
+local function split(text)
+  local parts = {}
+  for part in string.gmatch(text, '([^%z]*)%z') do parts[#parts + 1] = part end
+  return parts
+end
+
+local function write_entries(BOARD, library)
+  local who = split(ARGV[1])
+  local name, step, fence, author, writer, number, once = who[1], who[2], who[3], who[4], 'n:' .. who[5], who[6], who[7]
+  local run = redis.call('HMGET', RUN, 'status', 'step:' .. step)
+  if not run[1] or not live(run[1]) or run[1] == 'undoing' then return {'closed', ''} end
+  local rec = step ~= '' and run[2] and cjson.decode(run[2]) or nil
+  if step ~= '' then
+    if not rec or rec.status == 'cancelled' then return {'closed', ''} end
+    if rec.status ~= 'running' or rec.fence ~= fence then return {'stale', ''} end
+  end
+  -- Of a flow that is a source, it is the first step that says whose wake it is.
+  local source = rec and (rec.source or rec.member and load(rec.member).source)
+  if once ~= '' then once = 'k:' .. (rec and rec.member or author) .. ':' .. once end
+  local fields = {'#state', '#seq', '#entries', '#bytes', writer, once, '#limits'}
+  local puts = {}
+  for i = 2, #ARGV, 2 do
+    local put = split(ARGV[i])
+    local entry = put[1]
+    puts[i / 2] = put
+    fields[#fields + 1], fields[#fields + 2], fields[#fields + 3] = 'm:' .. entry, 'v:' .. entry, 'l:' .. entry
+  end
+  local found = redis.call('HMGET', BOARD, unpack(fields))
+  if not found[1] then return {'gone', ''} end
+  local before = found[5] and string.match(found[5], '^' .. number .. ' (.*)$')
+  if before then return {'known', before} end
+  if found[1] ~= 'open' then return {'ended', redis.call('HGET', BOARD, '#outcome') or 'goal'} end
+  if once ~= '' and found[6] then return {'known', found[6]} end
+  local seq, entries, bytes = tonumber(found[2]) + 1, tonumber(found[3]), tonumber(found[4])
+  local most_entries, most_bytes, most_in_all, most_writes = string.match(found[7], '(%d+) (%d+) (%d+) (%d+)')
+
+  local refused, rules, metas = {'refused'}, nil, {}
+  local function refuse(entry, why, meta, value)
+    local at = #refused
+    refused[at + 1], refused[at + 2], refused[at + 3], refused[at + 4] = entry, why, meta or '', value or ''
+  end
+  local function number_of(text)
+    local value = cjson.decode(text)
+    return type(value) == 'number' and value or nil
+  end
+  for i, put in ipairs(puts) do
+    local entry, what, expected, confidence, token = put[1], put[2], put[3], put[4], put[5]
+    local at = 5 + 3 * i
+    local held, value, locked = found[at], found[at + 1], found[at + 2]
+    local meta = held and cjson.decode(held) or {v = 0, r = put[6]}
+    metas[i] = meta
+    local lock = locked and cjson.decode(locked)
+    if lock and not holds_lock(lock) then lock = nil end
+    if token ~= '' and not (lock and lock.token == token) then
+      refuse(entry, 'lost', held, value)
+    elseif lock and what ~= 'check' and lock.token ~= token then
+      refuse(entry, 'locked', held, value)
+    elseif expected ~= '' and tonumber(expected) ~= meta.v and
+           (what ~= 'set' or meta.r ~= 'last' and meta.r ~= 'confidence') then
+      refuse(entry, 'conflict', held, value)
+    elseif expected ~= '' and tonumber(expected) ~= meta.v and meta.r == 'confidence' and
+           (tonumber(confidence) or 0) <= (meta.c or 0) then
+      refuse(entry, 'weaker', held, value)
+    elseif what == 'add' and value and not number_of(value) or what == 'append' and value and string.byte(value) ~= 91 then
+      refuse(entry, 'kind', held, value)
+    end
+  end
+  if #refused > 1 then return refused end
+
+  -- What follows is written in one go; only here it is known to fit.
+  local fresh, listed, marked, asked = {}, {}, nil, false
+  for i, put in ipairs(puts) do
+    local entry, what, confidence, given, meta = put[1], put[2], put[4], ARGV[2 * i + 1], metas[i]
+    if what ~= 'check' then
+      local value = found[6 + 3 * i] or nil
+      local new = given
+      if what == 'add' and value then
+        local sum = number_of(value) + tonumber(given)
+        new = sum == math.floor(sum) and math.abs(sum) < 2 ^ 53 and string.format('%d', sum) or string.format('%.17g', sum)
+      elseif what == 'append' then
+        new = not value and '[' .. given .. ']' or value == '[]' and '[' .. given .. ']' or string.sub(value, 1, -2) .. ',' .. given .. ']'
+      end
+      if not library and (meta.v == 0 or meta.w or meta.g) then return {'more', ''} end
+      if meta.v == 0 then
+        rules = rules or load(name).rules
+        entries = entries + 1
+        for place, each in ipairs(rules.sources) do
+          if library().matches(each.watch, entry) then
+            meta.w = meta.w or {}
+            meta.w[#meta.w + 1] = place
+          end
+        end
+        meta.g = rules.asked and library().matches(rules.asked, entry) or nil
+        if entries > tonumber(most_entries) then return {'full', 'entries'} end
+      end
+      bytes = bytes + #new - (value and #value or 0)
+      meta.v, meta.s, meta.a, meta.p, meta.t = meta.v + 1, seq, author, step ~= '' and step or nil, NOW
+      meta.c = tonumber(confidence)
+      local at = #fresh
+      fresh[at + 1], fresh[at + 2], fresh[at + 3], fresh[at + 4] = 'm:' .. entry, cjson.encode(meta), 'v:' .. entry, new
+      listed[#listed + 1] = cjson.encode(entry) .. ':{"v":' .. meta.v .. ',"how":"' .. what .. '"' ..
+        (meta.c and ',"c":' .. confidence or '') .. ',"value":' .. given .. '}'
+      asked = asked or meta.g
+      for _, place in ipairs(meta.w or {}) do
+        rules = rules or load(name).rules
+        local each = rules.sources[place]
+        if each.own or each.name ~= source then
+          marked = marked or {}
+          marked[each.name] = marked[each.name] or {}
+          table.insert(marked[each.name], entry)
+        end
+      end
+      if #new > tonumber(most_bytes) then return {'full', entry} end
+    end
+  end
+  if bytes > tonumber(most_in_all) then return {'full', 'bytes'} end
+  if not library and seq >= tonumber(most_writes) then return {'more', ''} end
+  local at = #fresh
+  fresh[at + 1], fresh[at + 2], fresh[at + 3], fresh[at + 4] = '#seq', seq, '#entries', entries
+  fresh[at + 5], fresh[at + 6], fresh[at + 7], fresh[at + 8] = '#bytes', bytes, writer, number .. ' ' .. seq
+  if once ~= '' then fresh[at + 9], fresh[at + 10] = once, seq end
+  redis.call('HSET', BOARD, unpack(fresh))
+  emit('EntriesWritten', '{"board":' .. cjson.encode(name) .. ',"seq":' .. seq .. ',"by":' .. cjson.encode(author) ..
+    (step ~= '' and ',"step":' .. cjson.encode(step) or '') .. ',"entries":{' .. table.concat(listed, ',') .. '}' ..
+    (marked and ',"marked":' .. cjson.encode(marked) or '') .. '}')
+  for each, changed in pairs(marked or {}) do
+    library().mark_dirty(BOARD, each, library().source_state(BOARD, each), changed)
+  end
+  local dispatch_ms, board = tonumber(who[8]), nil
+  if asked then
+    board = load(name)
+    if board.rules.goal and library().holds(BOARD, board.rules.goal) then
+      library().reach_goal(name, board, rec and rec.member, dispatch_ms)
+      return told('written', tostring(seq))
+    end
+  end
+  if seq >= tonumber(most_writes) then
+    library().end_board(name, board or load(name), 'limit', 'after ' .. seq .. ' writes', dispatch_ms)
+    return told('written', tostring(seq))
+  end
+  -- What nobody watches may still be what somebody waits for.
+  if marked or asked then library().wake_sources(name, board or load(name), dispatch_ms) end
+  return told('written', tostring(seq))
+end
