@@ -131,3 +131,29 @@ def test_an_installed_package_has_the_licence_of_its_distribution(
 
     # then
     assert [one.rule for one in found.findings] == rules
+
+
+MEBI = 1024 * 1024  # the largest file that is read
+
+
+@pytest.mark.timeout(20)  # a pattern that is tried again from each character would need hours
+@pytest.mark.parametrize(
+    ("line", "rules"),
+    [
+        (f"# SPDX-License-Identifier: MIT{'-' * MEBI}x", ["spdx-invalid"]),
+        (f"# SPDX-License-Identifier: MIT {'-' * MEBI}", []),
+        (f"# SPDX-License-Identifier: MIT {'*/ ' * (MEBI // 3)}", []),
+        (f"{'-' * MEBI}SPDX-License-Identifier: Mine", ["spdx-unknown"]),
+        (f"{'-' * MEBI}x SPDX-License-Identifier: Mine", []),
+        (f"# SPDX-License-Identifier:{' ' * MEBI}Mine", ["spdx-unknown"]),
+        (f"# SPDX-License-Identifier: {'(' * MEBI}MIT", ["spdx-invalid"]),
+        (f"# SPDX-License-Identifier: {'(' * 900}MIT{')' * 90}", ["spdx-invalid"]),
+        (f"# SPDX-License-Identifier: {'MIT OR ' * (MEBI // 7)}MIT", ["spdx-invalid"]),
+    ],
+)
+def test_a_line_as_long_as_a_file_is_judged_at_once(tmp_path: Path, line: str, rules: list[str]) -> None:
+    # given
+    (tmp_path / "file").write_text(f"{line}\n")
+
+    # when, then
+    assert [one.rule for one in read(tmp_path, "file").findings] == rules

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -12,12 +14,14 @@ from orchestrator import Outcome, Results
 from orchestrator.testing import fake_context
 from tests.planted import SOURCES, plant
 from tests.unit.test_review_specialists import DOERS
-from workers.review.documents import SHOWN, escape
+from workers.review.documents import SHOWN, code, escape
 from workers.review.errors import ToolMissing
 from workers.review.merge import matter, merge
 from workers.review.models import Finding, Findings, Report, Request, Severity
 from workers.review.plan import plan
 from workers.review.report import report
+from workers.review.sarif import plain
+from workers.review.tooling import message
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -168,7 +172,7 @@ def test_a_whole_review_is_written_in_three_formats_and_is_the_same_each_time(tm
     assert len(document["issues"]) == made.total
     assert document["unchecked"] == []
     assert "Every file was checked by each specialist" in before["markdown"]
-    assert "| shop/orders.py:7 | " in before["markdown"]
+    assert "| `shop/orders.py:7` | " in before["markdown"]
 
 
 @pytest.mark.parametrize("status", ["failed", "late"])
@@ -219,6 +223,22 @@ def test_a_folder_that_is_gone_when_the_report_is_written_is_said(tmp_path: Path
     assert "gone" in written(made, "markdown")
 
 
+def test_two_runs_with_the_same_folder_for_reports_do_not_mix(tmp_path: Path) -> None:
+    # given
+    task = Request(path=str(plant(tmp_path / "folder")), out=str(tmp_path / "out"))
+    done = Results[Request, Findings](task=task, outcomes=tuple(outcomes(tmp_path / "folder")))
+    nothing = Results[Request, Findings](task=task, outcomes=())
+
+    # when
+    one = report(replace(fake_context(), run_id="one"), done)
+    other = report(replace(fake_context(), run_id="other"), nothing)
+
+    # then
+    assert len(json.loads(written(one, "json"))["issues"]) == one.total > 0
+    assert json.loads(written(other, "json"))["issues"] == []
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["one", "other"]
+
+
 def test_without_a_folder_for_it_the_report_goes_to_the_data_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,12 +267,66 @@ def test_what_the_run_returns_is_bounded_and_the_files_have_all(tmp_path: Path) 
     assert made.total == 1000
     assert len(made.issues) == 100
     assert len(json.loads(written(made, "json"))["issues"]) == 1000
-    assert written(made, "markdown").count("| a.py:") == SHOWN
+    assert written(made, "markdown").count("| `a.py:") == SHOWN
     assert f"{1000 - SHOWN} more issues in report.json" in written(made, "markdown")
 
 
 def test_names_and_messages_cannot_break_the_markdown() -> None:
     assert escape("a|b\n# <b>*x*</b> `c` [d](e)") == r"a\|b \# \<b\>\*x\*\</b\> \`c\` \[d\](e)"
+    assert escape("https://x.y www.x.y a@b.c $x$: y") == r"https\://x.y www\.x.y a\@b.c \$x\$: y"
+    assert code("a|b `c` <d> [e](f) https://g \x1b\u202e") == r"`a\x7cb \x60c\x60 <d> [e](f) https://g \x1b\u202e`"
+
+
+# A title for the terminal's window, its bell, a reversal of what follows, a separator of lines, one beyond 16 bits.
+HOSTILE = "\x1b]0;own\x07\u202egnp\u2028\x7f\U000e0041{0} [x](y).py"
+
+
+def test_no_file_of_a_report_holds_characters_that_are_not_to_be_seen(tmp_path: Path) -> None:
+    # given: a name, and a tool that quotes it
+    folder = plant(tmp_path / "folder")
+    (folder / HOSTILE).write_text("def f(:\n")
+    one = Finding(rule="F1", severity="low", path=HOSTILE, line=1, message=message(f"in {HOSTILE}"))
+    done = [
+        Outcome[Findings](
+            worker="ruff",
+            status="ok",
+            value=Findings(tool="ruff", version="1", checked=(), findings=(one,)),
+        ),
+        Outcome[Findings](worker="bandit", status="failed", reason=f"\x1b[2J {HOSTILE}", label="x"),
+    ]
+
+    # when
+    made = write(Request(path=str(folder), out=str(tmp_path / "out")), done)
+
+    # then: every file can be shown as it is
+    for form in made.written:
+        text = written(made, form)
+        assert text.replace("\n", "").isprintable(), form
+        assert r"\u202egnp" in text, form
+    # and: programs have the name as it is, and messages for people with escapes
+    (issue,) = json.loads(written(made, "json"))["issues"]
+    assert issue["path"] == HOSTILE
+    assert issue["message"] == r"in \x1b]0;own\x07\u202egnp \x7f\U000e0041{0} [x](y).py"
+    # and: a viewer of SARIF sees neither a placeholder nor a link
+    log = json.loads(written(made, "sarif"))
+    result = log["runs"][0]["results"][0]
+    assert result["message"]["text"] == r"in \\x1b\]0;own\\x07\\u202egnp \\x7f\\U000e0041{{0}} \[x\](y).py"
+    place = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+    assert unquote(place) == HOSTILE
+    assert place.isascii()
+
+
+@pytest.mark.parametrize(
+    ("text", "plain_text"),
+    [
+        ("`list[int]` is unused", "`list[int]` is unused"),
+        ("{0} and {x}", "{{0}} and {{x}}"),
+        ("[a](b)", r"\[a\](b)"),
+        (r"[a\](b)", r"\[a\\\](b)"),
+    ],
+)
+def test_a_message_in_sarif_is_plain_text(text: str, plain_text: str) -> None:
+    assert plain(text) == plain_text
 
 
 # What SARIF 2.1.0 asks of the objects that are written; its schema is in no package.

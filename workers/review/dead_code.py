@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from orchestrator import agent
 from workers.review.models import Files, Finding, Findings, Unchecked
-from workers.review.tooling import load, message, result
+from workers.review.tooling import load, message, parsing, result
 
 SURE: Final = 90  # per cent; below, a name may be used in a way that cannot be seen
 
@@ -23,6 +23,8 @@ def dead_code(files: Files) -> Findings:
     """
     vulture = load("vulture", "vulture")
     scanner = vulture.Vulture()
+    # It would write lines of the code to the worker's log; for a syntax error it sets its exit code as well.
+    scanner._log = lambda *_, **__: None  # noqa: SLF001  there is no option for it
     fine = scanner.exit_code
     unchecked: list[Unchecked] = []
     for path in files.paths:
@@ -30,14 +32,15 @@ def dead_code(files: Files) -> Findings:
         try:
             with tokenize.open(file) as stream:
                 text = stream.read()
-            scanner.scan(text, filename=file)
+            with parsing:
+                scanner.scan(text, filename=file)
         except OSError as error:
             unchecked.append(Unchecked(path=path, reason=f"cannot be read: {error.strerror}"))
-        except (SyntaxError, UnicodeDecodeError):  # the former for an encoding that there is not
+        except (SyntaxError, ValueError, LookupError):  # for an encoding that there is not, or that is none of text
             unchecked.append(Unchecked(path=path, reason="cannot be decoded"))
         except (RecursionError, MemoryError):
             unchecked.append(Unchecked(path=path, reason="nested too deeply"))
-        if scanner.exit_code != fine:  # it has written why to stderr
+        if scanner.exit_code != fine:
             unchecked.append(Unchecked(path=path, reason="syntax error"))
             scanner.exit_code = fine
     scanner.scavenge([])  # what it knows of the libraries that were imported: names that those use

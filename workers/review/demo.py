@@ -18,13 +18,13 @@ class Demo:
 
     Attributes:
         inputs: given a path or None, returns what to submit.
-        report: given the results and a folder, returns the path of the file to open.
+        report: given the results and a folder, returns the path of the file to open; None where there is none.
         noun: what one input is.
     """
 
     flow: Hierarchy
     inputs: Callable[[Path | None], Sequence[Request]]
-    report: Callable[[Sequence[Report], Path], Path]
+    report: Callable[[Sequence[Report], Path], Path | None]
     noun: str
 
 
@@ -41,9 +41,9 @@ def demo_requests(path: Path | None = None) -> list[Request]:
     return [Request(path=str(asked))]
 
 
-def demo_report(reports: Sequence[Report], directory: Path) -> Path:
-    """Return the report's Markdown file; the synthesiser has written it. Where no run ended well: where it would be."""
-    return Path(reports[0].written["markdown"]) if reports else directory
+def demo_report(reports: Sequence[Report], _directory: Path) -> Path | None:
+    """Return the report's Markdown file, which the synthesiser has written; None where no run ended well."""
+    return Path(reports[0].written["markdown"]) if reports else None
 
 
 DEMO = Demo(flow=review, inputs=demo_requests, report=demo_report, noun="review")

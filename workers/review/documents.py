@@ -8,11 +8,15 @@ from collections.abc import Iterator
 from typing import Final
 
 from workers.review.models import SEVERITIES, Gap, Issue, Report
+from workers.review.visible import one_line, visible
 
 SHOWN: Final = 300  # issues in the Markdown file; the others have all
 NAMED: Final = 10  # files of a gap
 VERSION: Final = 1  # of the JSON file
-_SPECIAL: Final = re.compile(r"([\\`*_\[\]<>|#~&])")
+# With what makes an address a link by itself: `https://`, `a@b.c`, `www.`.
+_SPECIAL: Final = re.compile(r"([\\`*_\[\]<>|#~&$@]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
+_NOT_IN_CODE: Final = str.maketrans({"`": r"\x60", "|": r"\x7c"})  # the end of a span, and of a table's cell
+_NOT_ASCII: Final = re.compile(r"[^\n -~]")
 
 
 class Review(Report):
@@ -30,7 +34,22 @@ class Review(Report):
 def as_json(review: Review) -> str:
     """Return everything, for programs."""
     document = {"version": VERSION, **review.model_dump(mode="json", exclude={"written", "total"})}
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    return dumped(document)
+
+
+def dumped(document: object) -> str:
+    """
+    Return JSON that can be looked at.
+
+    Values stay as they are: what is not to be seen, as in a file's name, is escaped as JSON does it.
+    """
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    return _NOT_ASCII.sub(lambda one: one[0] if one[0].isprintable() else _escaped(one[0]), text) + "\n"
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def as_markdown(review: Review) -> str:
@@ -39,7 +58,7 @@ def as_markdown(review: Review) -> str:
 
 
 def _head(review: Review) -> Iterator[str]:
-    yield f"# Review of {escape(review.root)}"
+    yield f"# Review of {code(review.root)}"
     yield ""
     yield (
         f"{_count(review.files, 'file')}, {_count(len(review.issues), 'issue')}. "
@@ -65,7 +84,7 @@ def _gaps(gaps: tuple[Gap, ...]) -> Iterator[str]:
     if not gaps:
         yield "Every file was checked by each specialist that reads its language."
     for gap in gaps:
-        named = ", ".join(escape(path) for path in gap.paths[:NAMED])
+        named = ", ".join(code(path) for path in gap.paths[:NAMED])
         rest = gap.count - len(gap.paths[:NAMED])
         files = f": {named}" + (f" and {rest:,} more" if rest > 0 else "") if named else ""
         yield f"- **{gap.specialist}**, {_count(gap.count, 'file')}, {escape(gap.reason)}{files}"
@@ -90,12 +109,17 @@ def _issues(review: Review) -> Iterator[str]:
 def _row(issue: Issue) -> str:
     place = f"{issue.path}:{issue.line}" if issue.line else issue.path
     found_by = ", ".join(dict.fromkeys(f"{source.tool} {source.rule}" for source in issue.sources))
-    return f"| {escape(place)} | {escape(issue.message)} | {escape(found_by)} |"
+    return f"| {code(place)} | {escape(issue.message)} | {escape(found_by)} |"
 
 
 def escape(text: str) -> str:
     """Return text that Markdown shows as it is, on one line: names and messages come from what is reviewed."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return _SPECIAL.sub(r"\\\1", one_line(text))
+
+
+def code(name: str) -> str:
+    """Return a name as a span of code, in which nothing is a link or a mark; what would end the span is escaped."""
+    return f"`{visible(name).translate(_NOT_IN_CODE)}`"
 
 
 def _count(number: int, noun: str) -> str:

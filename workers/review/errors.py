@@ -5,6 +5,7 @@ OrchestratorError
 ├── NothingToReview    the folder holds nothing that can be read
 ├── ToolMissing        a specialist's tool is not installed where it works
 └── ToolFailed         a tool ended without a result
+    └── ToolStopped    it had no time left, or a signal ended it: likely one file's doing
 """
 
 from __future__ import annotations
@@ -42,3 +43,7 @@ class ToolFailed(OrchestratorError):
 
     def __str__(self) -> str:
         return f"{self.args[0]}: {self.args[1]}; run it by hand on the files that the report names"
+
+
+class ToolStopped(ToolFailed):
+    """A tool was ended before it had a result. `ToolStopped(tool, why)`."""

@@ -19,7 +19,9 @@ PACKAGE: Final = "license-expression"
 INVALID, UNKNOWN, NONE = "spdx-invalid", "spdx-unknown", "no-licence"
 # Alone in a comment: a program that writes or reads such lines mentions them elsewhere.
 _TAG: Final = re.compile(r"[^\w\n]*SPDX-License-Identifier:[ \t]*(\S.*)", re.IGNORECASE)
-_CLOSES: Final = re.compile(r"[\s*/#\-%;>}\"'.]+$")  # the end of a comment of any language
+# The end of a comment of any language; no pattern, which would be tried again at each of a million hyphens.
+_CLOSING: Final = "*/#-%;>}\"'."
+MAX_EXPRESSION: Final = 1000  # characters; the parser's time and depth grow with them
 _FILES: Final = re.compile(r"(?:un)?licen[cs]e(?:[._-].*)?|copying(?:[._-].*)?", re.IGNORECASE)
 # What the list says of a licence, where its conditions reach beyond naming the authors.
 _CONDITIONS: Final[dict[str, tuple[str, Severity]]] = {
@@ -49,7 +51,7 @@ def licence(files: Files) -> Findings:
     else:
         for path in files.paths:
             try:
-                text = Path(files.root, path).read_bytes().decode("utf-8", "replace")
+                text = Path(files.root, path).read_bytes().decode("utf-8-sig", "replace")
             except OSError as error:
                 unchecked.append(Unchecked(path=path, reason=f"cannot be read: {error.strerror}"))
             else:
@@ -63,7 +65,15 @@ def _of_file(path: str, text: str) -> Iterator[Finding]:
     for number, line in enumerate(text.split("\n"), start=1):
         tag = _TAG.match(line)
         if tag:
-            yield from judged(_CLOSES.sub("", tag[1]), path, number, tag.start(1) + 1)
+            yield from judged(_closed(tag[1]), path, number, tag.start(1) + 1)
+
+
+def _closed(text: str) -> str:
+    """Return a text without what closes the comment that it stands in."""
+    end = len(text)
+    while end and (text[end - 1] in _CLOSING or text[end - 1].isspace()):
+        end -= 1
+    return text[:end]
 
 
 def judged(expression: str, path: str, line: int, column: int = 0) -> Iterator[Finding]:
@@ -72,18 +82,22 @@ def judged(expression: str, path: str, line: int, column: int = 0) -> Iterator[F
     def finding(rule: str, severity: Severity, text: str) -> Finding:
         return Finding(rule=rule, severity=severity, path=path, line=line, column=column, message=message(text))
 
+    if len(expression) > MAX_EXPRESSION:
+        yield finding(INVALID, "medium", f"the licence expression has more than {MAX_EXPRESSION:,} characters")
+        return
     licensing, categories = _known()
     module = load("license_expression", PACKAGE)
     try:
         parsed = licensing.parse(expression)
         unknown = licensing.unknown_license_keys(parsed)
-    except module.ExpressionError as error:
-        yield finding(INVALID, "medium", f"{expression!r} is no licence expression: {error}")
+    except (module.ExpressionError, RecursionError):
+        # What stands there is not told: a report is read by more people than the code.
+        yield finding(INVALID, "medium", "the licence expression cannot be parsed")
         return
     if parsed is None:
         yield finding(INVALID, "medium", "the licence expression is empty")
-    elif foreign := [key for key in unknown if not key.startswith(("LicenseRef-", "DocumentRef-"))]:
-        yield finding(UNKNOWN, "medium", f"not on the SPDX list of licences: {', '.join(foreign)}")
+    elif any(not key.startswith(("LicenseRef-", "DocumentRef-")) for key in unknown):
+        yield finding(UNKNOWN, "medium", "the licence expression names one that is not on the SPDX list of licences")
     else:
         for key in sorted(set(licensing.license_keys(parsed))):
             if (category := categories.get(key)) in _CONDITIONS:
@@ -107,8 +121,11 @@ def _of_folder(root: Path, top: tuple[str, ...], unchecked: list[Unchecked]) -> 
         try:
             text = (root / name).read_text(encoding="utf-8")
             given = read(text)
-        except (OSError, ValueError) as error:
-            unchecked.append(Unchecked(path=name, reason=message(f"cannot be read: {error}")))
+        except OSError as error:
+            unchecked.append(Unchecked(path=name, reason=f"cannot be read: {error.strerror}"))
+            continue
+        except (ValueError, RecursionError):
+            unchecked.append(Unchecked(path=name, reason="cannot be parsed"))
             continue
         declared = declared or given is not None
         if isinstance(given, str):

@@ -33,8 +33,9 @@ class Request(_Frozen):
         path: absolute path of a folder or a file, as the workers see it: they read the files themselves.
         include: patterns as of fnmatch for relative paths, of which one must match; none: every file.
         exclude: patterns of which none may match.
-        out: absolute path of the folder for the reports; None: `review/<run>/` in the data folder. Whoever may submit
-            may thereby read files and write reports wherever the workers may: give them a user of their own.
+        out: absolute path of the folder for the reports, each in a folder with its run's id; None: `review` in the
+            data folder. Whoever may submit may thereby read files and write reports wherever the workers may: give them
+            a user of their own.
     """
 
     path: str = Field(min_length=1, max_length=4000)

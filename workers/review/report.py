@@ -16,6 +16,7 @@ from workers.review.merge import merge
 from workers.review.models import SEVERITIES, Findings, Gap, Report, Request, Unchecked
 from workers.review.plan import SPECIALISTS, readable
 from workers.review.sarif import as_sarif
+from workers.review.visible import one_line
 
 EVERYONE: Final = "all"
 MAX_ISSUES: Final = 100  # in what the run returns; the files have all
@@ -54,7 +55,8 @@ def report(ctx: Context, results: Results[Request, Findings]) -> Report:
         total=len(issues),
         written={},
     )
-    out = Path(results.task.out) if results.task.out else get_settings().data_dir.resolve() / "review" / ctx.run_id
+    # In a folder of the run's own: the three files of two runs shall not mix, whoever writes last.
+    out = Path(results.task.out or get_settings().data_dir.resolve() / "review") / ctx.run_id
     written = {}
     for form, (name, render) in _FORMATS.items():
         write_atomically(out / name, render(review))
@@ -113,7 +115,7 @@ def _gaps(name: str, inventory: Inventory, outcomes: list[Outcome[Findings]]) ->
 
 
 def _reason(outcome: Outcome[Findings]) -> str:
-    reason = " ".join((outcome.reason or "no reason given").split())[:MAX_REASON]
+    reason = one_line(outcome.reason or "no reason given")[:MAX_REASON]
     return f"{outcome.status}: {reason}"
 
 

@@ -6,18 +6,19 @@ Source: OASIS, "Static Analysis Results Interchange Format (SARIF) Version 2.1.0
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from workers.review.documents import Review
+from workers.review.documents import Review, dumped
 from workers.review.models import Gap, Issue, Severity
 
 SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 BASE: Final = "SRCROOT"
 COVERAGE: Final = "celeriac-review"  # the run that says what was not checked
+_IN_A_LINK: Final = re.compile(r"[\\\[\]]")
 _LEVELS: Final[dict[Severity, str]] = {"high": "error", "medium": "warning", "low": "note", "info": "note"}
 _ABOUT: Final = {
     "bandit": "https://bandit.readthedocs.io/",
@@ -33,7 +34,7 @@ def as_sarif(review: Review) -> str:
     """Return the review as a SARIF log."""
     runs = [_run(review, tool, version) for tool, version in review.versions.items()]
     log = {"$schema": SCHEMA, "version": "2.1.0", "runs": [*runs, _coverage(review)]}
-    return json.dumps(log, indent=2, ensure_ascii=False) + "\n"
+    return dumped(log)
 
 
 def _run(review: Review, tool: str, version: str) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def _result(issue: Issue, rules: Sequence[str]) -> dict[str, Any]:
         "ruleId": first.rule,
         "ruleIndex": rules.index(first.rule),
         "level": _LEVELS[issue.severity],
-        "message": {"text": issue.message},
+        "message": {"text": plain(issue.message)},
         "locations": [{"physicalLocation": place}],
         "properties": {"severity": issue.severity, **({"alsoFoundBy": also} if also else {})},
     }
@@ -73,12 +74,19 @@ def _result(issue: Issue, rules: Sequence[str]) -> dict[str, Any]:
 
 def _coverage(review: Review) -> dict[str, Any]:
     """A run without results: whether everything was checked, and what was not."""
-    notices = [{"level": "warning", "message": {"text": _sentence(gap)}} for gap in review.unchecked]
+    notices = [{"level": "warning", "message": {"text": plain(_sentence(gap))}} for gap in review.unchecked]
     return {
         "tool": {"driver": {"name": COVERAGE}},
         "invocations": [{"executionSuccessful": not notices, "toolExecutionNotifications": notices}],
         "results": [],
     }
+
+
+def plain(text: str) -> str:
+    """Return a text as a plain text message without placeholders (section 3.11.5) and links (3.11.6)."""
+    text = text.replace("{", "{{").replace("}", "}}")
+    # Elsewhere brackets stand for themselves, and a backslash before one would be shown.
+    return _IN_A_LINK.sub(r"\\\g<0>", text) if "](" in text else text
 
 
 def _sentence(gap: Gap) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib import metadata
@@ -11,8 +12,12 @@ from typing import Final
 
 from workers.review.errors import ToolMissing
 from workers.review.models import MAX_MESSAGE, Files, Finding, Findings, Unchecked
+from workers.review.visible import one_line
 
 MAX_FINDINGS: Final = 500  # of a tool in a file
+
+# Python 3.11 confuses the depths of syntax trees that several threads make at once, and raises a SystemError.
+parsing: Final = threading.Lock()
 
 
 def load(module: str, package: str) -> ModuleType:
@@ -73,8 +78,8 @@ def result(tool: str, files: Files, found: Iterable[Finding], unchecked: Iterabl
 
 
 def message(text: str) -> str:
-    """Return a tool's message on one line, of bounded length, that can be written as UTF-8."""
-    line = " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
+    """Return a tool's message on one line, of bounded length, without characters that are not to be seen."""
+    line = one_line(text)
     return line if len(line) <= MAX_MESSAGE else f"{line[: MAX_MESSAGE - 1]}…"
 
 
