@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Final
 
-from benchmarks import fan_out, guards, pipeline, provider, review, waiting
+from benchmarks import boards, fan_out, guards, pipeline, provider, review, rota, waiting
 
 SUITES: Final = {
     "pipeline": pipeline,
@@ -16,9 +16,29 @@ SUITES: Final = {
     "guards": guards,
     "provider": provider,
     "review": review,
+    "boards": boards,
+    "rota": rota,
 }
-COUNTS: Final = {"pipeline": 400, "fan_out": 5000, "waiting": 2000, "guards": 960, "provider": 500, "review": 1}
-ROUNDS: Final = {"pipeline": 3, "fan_out": 1, "waiting": 2, "guards": 1, "provider": 1, "review": 1}
+COUNTS: Final = {
+    "pipeline": 400,
+    "fan_out": 5000,
+    "waiting": 2000,
+    "guards": 960,
+    "provider": 500,
+    "review": 1,
+    "boards": 500,
+    "rota": 120,
+}
+ROUNDS: Final = {
+    "pipeline": 3,
+    "fan_out": 1,
+    "waiting": 2,
+    "guards": 1,
+    "provider": 1,
+    "review": 1,
+    "boards": 3,
+    "rota": 1,
+}
 
 
 def main() -> None:
@@ -28,7 +48,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure beside plain Celery.")
     parser.add_argument("suite", nargs="?", choices=SUITES, default="pipeline", help="what to measure")
     parser.add_argument(
-        "--count", "--runs", type=int, help=f"of pipelines, members, waiting tasks, runs, reviews (default: {counts})"
+        "--count",
+        "--runs",
+        type=int,
+        help=f"of pipelines, members, waiting tasks, runs, reviews, increments; seconds to solve (default: {counts})",
     )
     parser.add_argument("--rounds", type=int, help=f"of every side, the least disturbed one counts (default: {rounds})")
     parser.add_argument("--single", type=int, default=20, help="pipelines one after another, for the latency")
