@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -35,6 +37,7 @@ AGENTS = (
     "talk",
     "fail",
     "hold",
+    "freeze",
     "after",
     "bid",
     "judge",
@@ -186,6 +189,34 @@ def test_a_lock_is_renewed_and_a_client_waits_for_its_turn(deployment: Deploymen
     assert run.result(timeout=SOON).entries == {"count": 11}
     with pytest.raises(BoardClosed, match="its run has ended"):
         board.write({"count": 1})
+
+
+def test_who_was_stopped_while_it_held_a_lock_writes_nothing_when_it_goes_on(deployment: Deployment) -> None:
+    # given a source whose process stops while it holds the lock
+    run = submit(deployment, "freezing")
+    held, refused = (deployment.floor / f"{run.id}.{name}" for name in ("held", "refused"))
+    wait_until(held.exists, SOON, "the source holds the entry")
+    # when another takes the lock after its time, writes, and the process goes on
+    with run.board(by="ann").lock("count", wait=SOON) as board:
+        board.write({"count": 7})
+        os.kill(int(held.read_text()), signal.SIGCONT)
+        wait_until(refused.exists, SOON, "the write is refused")
+    # then its write was refused, and the attempt that follows rests on what stands
+    assert refused.read_text() in {"LockLost", "LeaseLost"}
+    assert run.result(timeout=SOON).entries == {"count": 8}
+    folds(deployment, run)
+
+
+@pytest.mark.parametrize("place", ["prefork"], indirect=True)
+def test_nor_when_another_attempt_has_done_its_work(deployment: Deployment) -> None:
+    run = submit(deployment, "freezing")
+    held, refused = (deployment.floor / f"{run.id}.{name}" for name in ("held", "refused"))
+    assert run.result(timeout=SOON).entries == {"count": 2}
+    os.kill(int(held.read_text()), signal.SIGCONT)
+    wait_until(refused.exists, SOON, "the write is refused")
+    assert refused.read_text() == "LeaseLost"
+    assert run.result().entries == {"count": 2}
+    folds(deployment, run)
 
 
 def test_a_board_can_be_looked_at_after_any_event(deployment: Deployment) -> None:

@@ -32,6 +32,7 @@ from orchestrator import (
     WriteConflict,
     agent,
 )
+from orchestrator.errors import LeaseLost, LockLost
 
 POLL = 0.01
 
@@ -228,7 +229,36 @@ async def hold(ctx: Context, wake: Wake[Task]) -> Said:  # noqa: ARG001  every s
     return Said()
 
 
+@agent("boards.freeze", retry=Retry(max_attempts=2, base=0.01, cap=0.02))
+def freeze(ctx: Context, wake: Wake[Task]) -> Said:
+    """Lock an entry and stop the whole process, once; then write to it, however long that has taken."""
+    floor = Path(os.environ["ACME_FLOOR"])
+    held, refused = floor / f"{ctx.run_id}.held", floor / f"{ctx.run_id}.refused"
+    with ctx.board.lock("count", ttl=0.3, wait=30.0):
+        if held.exists():
+            ctx.board.add("count")
+            return Said(text="began again")
+        ctx.board.write({"count": 1})
+        held.with_suffix(".new").write_text(str(os.getpid()))
+        held.with_suffix(".new").rename(held)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        try:
+            ctx.board.write({"count": 1_000_000 * wake.number})
+        except (LockLost, LeaseLost) as error:
+            refused.write_text(type(error).__name__)
+            raise
+    return Said(text="was not stopped")
+
+
 holding = Blackboard("holding", task=Task, entries={"count": int}, sources=[Source(hold, watch="task")])
+# The last writer wins, so that nothing but the fencing token can refuse a write.
+freezing = Blackboard(
+    "freezing",
+    task=Task,
+    entries={"count": int},
+    sources=[Source(freeze, watch="task")],
+    conflicts={"count": LastWriter()},
+)
 failing = Blackboard("failing", task=Task, entries={"count": int}, sources=[fail, Source(one, watch="task")])
 lame = Blackboard(
     "lame", task=Task, entries={"count": int}, sources=[fail, Source(one, watch="task")], otherwise="degrade"
