@@ -46,6 +46,8 @@ bench: .venv/.ready  ## measure CPU and latency beside plain Celery
 	@$(BIN)/python -m benchmarks guards
 	@$(BIN)/python -m benchmarks provider
 	@$(BIN)/python -m benchmarks review
+	@$(BIN)/python -m benchmarks boards
+	@$(BIN)/python -m benchmarks rota
 
 chaos: .venv/.ready  ## kill workers and servers on purpose and check that every run ends right
 	@echo "==> pytest: chaos tests"
