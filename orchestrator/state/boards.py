@@ -125,7 +125,7 @@ class Boards:
         return BoardState(
             step=step,
             status=cast("Any", fields["#state"].decode()),
-            writes=int(fields["#seq"]),
+            writes=int(fields["#sums"].split()[0]),
             wakes=int(fields["#wakes"]),
             outcome=cast("Any", fields["#outcome"].decode()) if ended and "#outcome" in fields else None,
             why=fields.get("#why", b"").decode() if ended else "",

@@ -2,7 +2,8 @@
 Each blackboard has a key of its own beside the run's:
 board     hash    {sNN}:run:<id>:board:<step>
   #state    open | closing: the goal is reached, by a step that has not ended | ended
-  #seq      writes so far; #entries, #bytes: of what stands there; #wakes: of all sources; #busy: those that have not ended
+  #sums     three numbers: writes so far; entries that stand there, and their bytes
+  #wakes    of all sources; #busy: those that have not ended
   #limits   four numbers: of entries, of bytes in each, of bytes in all, of writes
   #end      JSON of what a closing board ends with
   s:<name>  JSON of a source: n, its wakes; busy, the step of the one that has not ended; dirty, what has changed since it
@@ -200,7 +201,7 @@ open_board = function(board, rec, dispatch_ms)
   if not known then
     boards[#boards + 1] = board
     redis.call('HSET', RUN, 'boards', cjson.encode(boards))
-    redis.call('HSET', key, '#seq', 0, '#entries', 0, '#bytes', 0)
+    redis.call('HSET', key, '#sums', '0 0 0')
   end
   redis.call('HSET', key, '#state', 'open', '#wakes', 0, '#busy', 0, '#limits',
     table.concat({rules.max_entries, rules.max_bytes, rules.max_total, rules.max_writes}, ' '))
@@ -229,7 +230,7 @@ local function clear_board(board)
     if string.find(field, '^[mvlkn]:') then redis.call('HDEL', key, field) end
   end
   redis.call('HDEL', key, '#queue')
-  redis.call('HSET', key, '#entries', 0, '#bytes', 0)
+  redis.call('HSET', key, '#sums', string.match(redis.call('HGET', key, '#sums'), '%d+') .. ' 0 0')
 end
 
 -- Close what is not done of a board's sources, but one. Returns how many there were.
@@ -270,8 +271,8 @@ local function result_of(key, outcome, why)
     parts[#parts + 1] = cjson.encode(name) .. ':' .. redis.call('HGET', key, 'v:' .. name)
   end
   table.sort(parts)
-  local counts = redis.call('HMGET', key, '#seq', '#wakes')
-  return '{"outcome":' .. cjson.encode(outcome) .. ',"why":' .. cjson.encode(why) .. ',"writes":' .. counts[1] ..
+  local counts = redis.call('HMGET', key, '#sums', '#wakes')
+  return '{"outcome":' .. cjson.encode(outcome) .. ',"why":' .. cjson.encode(why) .. ',"writes":' .. string.match(counts[1], '%d+') ..
     ',"wakes":' .. counts[2] .. ',"entries":{' .. table.concat(parts, ',') .. '}}'
 end
 

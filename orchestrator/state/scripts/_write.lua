@@ -16,15 +16,11 @@ Returns   {'written', seq, ready...} | {'known', seq} that was written before
           Where it is neither written nor known nothing was changed.
           ready: steps to be published, by turns with their agents
 ]]
-local function split(text)
-  local parts = {}
-  for part in string.gmatch(text, '([^%z]*)%z') do parts[#parts + 1] = part end
-  return parts
-end
+local PART = '([^%z]*)%z'
+local WHO, PUT = '^' .. string.rep(PART, 8), '^' .. string.rep(PART, 6)
 
 local function write_entries(BOARD, library)
-  local who = split(ARGV[1])
-  local name, step, fence, author, writer, number, once = who[1], who[2], who[3], who[4], 'n:' .. who[5], who[6], who[7]
+  local name, step, fence, author, writer, number, once, dispatch_ms = string.match(ARGV[1], WHO)
   local run = redis.call('HMGET', RUN, 'status', 'step:' .. step)
   if not run[1] or not live(run[1]) or run[1] == 'undoing' then return {'closed', ''} end
   local rec = step ~= '' and run[2] and cjson.decode(run[2]) or nil
@@ -35,35 +31,33 @@ local function write_entries(BOARD, library)
   -- Of a flow that is a source, it is the first step that says whose wake it is.
   local source = rec and (rec.source or rec.member and load(rec.member).source)
   if once ~= '' then once = 'k:' .. (rec and rec.member or author) .. ':' .. once end
-  local fields = {'#state', '#seq', '#entries', '#bytes', writer, once, '#limits'}
+  local fields = {'#state', '#sums', '#limits', 'n:' .. writer, once}
   local puts = {}
   for i = 2, #ARGV, 2 do
-    local put = split(ARGV[i])
+    local put = {string.match(ARGV[i], PUT)}
     local entry = put[1]
     puts[i / 2] = put
     fields[#fields + 1], fields[#fields + 2], fields[#fields + 3] = 'm:' .. entry, 'v:' .. entry, 'l:' .. entry
   end
   local found = redis.call('HMGET', BOARD, unpack(fields))
   if not found[1] then return {'gone', ''} end
-  local before = found[5] and string.match(found[5], '^' .. number .. ' (.*)$')
+  local before = found[4] and string.match(found[4], '^' .. number .. ' (.*)$')
   if before then return {'known', before} end
   if found[1] ~= 'open' then return {'ended', redis.call('HGET', BOARD, '#outcome') or 'goal'} end
-  if once ~= '' and found[6] then return {'known', found[6]} end
-  local seq, entries, bytes = tonumber(found[2]) + 1, tonumber(found[3]), tonumber(found[4])
-  local most_entries, most_bytes, most_in_all, most_writes = string.match(found[7], '(%d+) (%d+) (%d+) (%d+)')
+  if once ~= '' and found[5] then return {'known', found[5]} end
+  local writes, entries, bytes = string.match(found[2], '(%d+) (%d+) (%d+)')
+  local seq = writes + 1
+  entries, bytes = tonumber(entries), tonumber(bytes)
+  local most_entries, most_bytes, most_in_all, most_writes = string.match(found[3], '(%d+) (%d+) (%d+) (%d+)')
 
   local refused, rules, metas = {'refused'}, nil, {}
   local function refuse(entry, why, meta, value)
     local at = #refused
     refused[at + 1], refused[at + 2], refused[at + 3], refused[at + 4] = entry, why, meta or '', value or ''
   end
-  local function number_of(text)
-    local value = cjson.decode(text)
-    return type(value) == 'number' and value or nil
-  end
   for i, put in ipairs(puts) do
     local entry, what, expected, confidence, token = put[1], put[2], put[3], put[4], put[5]
-    local at = 5 + 3 * i
+    local at = 3 + 3 * i
     local held, value, locked = found[at], found[at + 1], found[at + 2]
     local meta = held and cjson.decode(held) or {v = 0, r = put[6]}
     metas[i] = meta
@@ -79,7 +73,7 @@ local function write_entries(BOARD, library)
     elseif expected ~= '' and tonumber(expected) ~= meta.v and meta.r == 'confidence' and
            (tonumber(confidence) or 0) <= (meta.c or 0) then
       refuse(entry, 'weaker', held, value)
-    elseif what == 'add' and value and not number_of(value) or what == 'append' and value and string.byte(value) ~= 91 then
+    elseif what == 'add' and value and not tonumber(value) or what == 'append' and value and string.byte(value) ~= 91 then
       refuse(entry, 'kind', held, value)
     end
   end
@@ -90,10 +84,10 @@ local function write_entries(BOARD, library)
   for i, put in ipairs(puts) do
     local entry, what, confidence, given, meta = put[1], put[2], put[4], ARGV[2 * i + 1], metas[i]
     if what ~= 'check' then
-      local value = found[6 + 3 * i] or nil
+      local value = found[4 + 3 * i] or nil
       local new = given
       if what == 'add' and value then
-        local sum = number_of(value) + tonumber(given)
+        local sum = tonumber(value) + tonumber(given)
         new = sum == math.floor(sum) and math.abs(sum) < 2 ^ 53 and string.format('%d', sum) or string.format('%.17g', sum)
       elseif what == 'append' then
         new = not value and '[' .. given .. ']' or value == '[]' and '[' .. given .. ']' or string.sub(value, 1, -2) .. ',' .. given .. ']'
@@ -134,9 +128,9 @@ local function write_entries(BOARD, library)
   if bytes > tonumber(most_in_all) then return {'full', 'bytes'} end
   if not library and seq >= tonumber(most_writes) then return {'more', ''} end
   local at = #fresh
-  fresh[at + 1], fresh[at + 2], fresh[at + 3], fresh[at + 4] = '#seq', seq, '#entries', entries
-  fresh[at + 5], fresh[at + 6], fresh[at + 7], fresh[at + 8] = '#bytes', bytes, writer, number .. ' ' .. seq
-  if once ~= '' then fresh[at + 9], fresh[at + 10] = once, seq end
+  fresh[at + 1], fresh[at + 2], fresh[at + 3], fresh[at + 4] =
+    '#sums', seq .. ' ' .. entries .. ' ' .. bytes, 'n:' .. writer, number .. ' ' .. seq
+  if once ~= '' then fresh[at + 5], fresh[at + 6] = once, seq end
   redis.call('HSET', BOARD, unpack(fresh))
   emit('EntriesWritten', '{"board":' .. cjson.encode(name) .. ',"seq":' .. seq .. ',"by":' .. cjson.encode(author) ..
     (step ~= '' and ',"step":' .. cjson.encode(step) or '') .. ',"entries":{' .. table.concat(listed, ',') .. '}' ..
@@ -144,7 +138,8 @@ local function write_entries(BOARD, library)
   for each, changed in pairs(marked or {}) do
     library().mark_dirty(BOARD, each, library().source_state(BOARD, each), changed)
   end
-  local dispatch_ms, board = tonumber(who[8]), nil
+  local board
+  dispatch_ms = tonumber(dispatch_ms)
   if asked then
     board = load(name)
     if board.rules.goal and library().holds(BOARD, board.rules.goal) then

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -241,7 +242,8 @@ def freeze(ctx: Context, wake: Wake[Task]) -> Said:
         ctx.board.write({"count": 1})
         held.with_suffix(".new").write_text(str(os.getpid()))
         held.with_suffix(".new").rename(held)
-        os.kill(os.getpid(), signal.SIGSTOP)
+        # Sent to this thread: sent to the process, another would take it, and this one might write before it stops.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         try:
             ctx.board.write({"count": 1_000_000 * wake.number})
         except (LockLost, LeaseLost) as error:
