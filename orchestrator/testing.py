@@ -66,7 +66,7 @@ def fake_board(flow: Blackboard, entries: Mapping[str, object] | None = None, *,
     """
     post = _MemoryPost(author)
     for name, value in (entries or {}).items():
-        written = json.loads(flow.dump(name, flow.check(name, value)))
+        written = json.loads(flow.written(name, value))
         post.entries[name] = BoardEntry(value=written, version=1, seq=0, author=author, at_ms=0)
     return Board(flow, post)
 

@@ -102,6 +102,9 @@ class Kinds(Protocol):
     def dump(self, entry: str, value: object) -> bytes:
         """Return a value of an entry's type as JSON."""
 
+    def written(self, entry: str, value: object) -> bytes:
+        """Return a value as JSON of the type of its entry; errors as of `check`."""
+
     def type_of(self, entry: str) -> object:
         """Tell what an entry holds; InvalidInput where there is no such entry."""
 
@@ -462,14 +465,12 @@ class Board:
 
     async def _change(self, name: str, how: How, value: object, once: str) -> int:
         _check_once(once)
+        written = self._flow.written(name, [value] if how == "append" else value)
         if how == "append":
-            written = self._flow.dump(name, self._flow.check(name, [value]))
             if written[:1] != b"[":
                 msg = f"entry {name!r} is no list: nothing can be appended to it"
                 raise InvalidInput(msg)
             written = written[1:-1]
-        else:
-            written = self._flow.dump(name, self._flow.check(name, value))
         put = Put(
             name=name, how=how, value=written, token=self._token(name), rule=RULES[type(self._flow.rule_of(name))]
         )

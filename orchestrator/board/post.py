@@ -76,7 +76,7 @@ class RedisPost:
             wrote = self._boards.write(
                 self._run_id, self._step, self._by, self._number, puts, once=once, watched=watched
             )
-        if wrote.change is not None and wrote.change.ready:
+        if wrote.change is not None:
             self._carry_on(wrote.change)
         return wrote
 

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
@@ -36,6 +36,14 @@ MAX_ENTRIES: Final = 10_000
 MAX_ENTRY_BYTES: Final = 1024 * 1024
 MAX_BYTES: Final = 64 * 1024 * 1024
 LONGEST: Final = 366 * 86400.0
+
+
+class _Known(NamedTuple):
+    """What is known of an entry by its name: its type, its rule, whether a source or a condition asks for it."""
+
+    kind: TypeAdapter[Any]
+    rule: Rule
+    watched: bool
 
 
 class Wake(BaseModel, Generic[Task]):
@@ -208,6 +216,7 @@ class Blackboard:
         self.output: TypeAdapter[Any] = TypeAdapter(BoardResult)
         self.limits = Limits() if limits is None else limits
         self._check(entries, sources, conflicts)
+        self._known_entries: dict[str, _Known] = {}
         self._conflicts = {self._pattern(pattern): rule for pattern, rule in (conflicts or {}).items()}
         arbiters = {pattern: rule for pattern, rule in self._conflicts.items() if isinstance(rule, Arbiter)}
         kinds = {self._pattern(pattern): self._adapter(pattern, kind) for pattern, kind in entries.items()}
@@ -286,14 +295,27 @@ class Blackboard:
         Raises:
             InvalidInput: no entry of this board has such a name.
         """
+        return self._known(entry)[0]
+
+    def _known(self, entry: str) -> _Known:
+        known = self._known_entries.get(entry)
+        return self._look_up(entry) if known is None else known
+
+    def _look_up(self, entry: str) -> _Known:
         if not is_entry(entry):
             msg = f"an entry's name {NAMED}, not {entry!r:.80}"
             raise InvalidInput(msg)
-        for pattern, kind in self._types.items():
-            if matches(pattern, entry):
-                return kind
-        msg = f"blackboard {self.name!r} has no entry {entry!r}; it has: {', '.join(self._types)}"
-        raise InvalidInput(msg)
+        kind = next((kind for pattern, kind in self._types.items() if matches(pattern, entry)), None)
+        if kind is None:
+            msg = f"blackboard {self.name!r} has no entry {entry!r}; it has: {', '.join(self._types)}"
+            raise InvalidInput(msg)
+        rules = (rule for pattern, rule in self._conflicts.items() if matches(pattern, entry))
+        rule = Reject() if entry.startswith(DISPUTE) else next(rules, Reject())
+        watched = any(matches(pattern, entry) for pattern in self._watched_patterns)
+        if len(self._known_entries) >= MAX_ENTRIES:  # names are made up as one goes; what is lost is looked up again
+            self._known_entries.clear()
+        self._known_entries[entry] = known = _Known(kind, rule, watched)
+        return known
 
     def check(self, entry: str, value: object) -> Any:  # noqa: ANN401  the entry's type
         """
@@ -309,6 +331,15 @@ class Blackboard:
             where = ".".join(str(part) for part in first["loc"])
             msg = f"what is written to entry {entry!r} does not fit: {f'{where}: ' if where else ''}{first['msg']}"
             raise InvalidInput(msg) from None
+
+    def written(self, entry: str, value: object) -> bytes:
+        """
+        Return a value as JSON of the type of its entry.
+
+        Raises:
+            InvalidInput: it does not fit, or there is no such entry.
+        """
+        return to_json(self.type_of(entry), self.check(entry, value))
 
     def load(self, entry: str, stored: JsonValue) -> Any:  # noqa: ANN401  the entry's type
         """
@@ -329,13 +360,11 @@ class Blackboard:
 
     def rule_of(self, entry: str) -> Rule:
         """Return what happens where two writes to an entry rest on the same version."""
-        if entry.startswith(DISPUTE):
-            return Reject()
-        return next((rule for pattern, rule in self._conflicts.items() if matches(pattern, entry)), Reject())
+        return self._known(entry).rule
 
     def is_watched(self, entry: str) -> bool:
         """Tell whether a source watches an entry, or a condition asks for it."""
-        return any(matches(pattern, entry) for pattern in self._watched_patterns)
+        return self._known(entry).watched
 
     # Definition
 

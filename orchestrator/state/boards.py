@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
 from orchestrator.messages import BoardEntry, BoardState
 from orchestrator.state import keys
@@ -39,8 +39,7 @@ class Author:
     fence: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Put:
+class Put(NamedTuple):
     """
     A change of one entry.
 
@@ -68,15 +67,15 @@ class Refusal:
     entry: BoardEntry | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wrote:
+class Wrote(NamedTuple):
     """
     What a write has come to.
 
     Attributes:
         what: written; known: so before; refused; full: over a limit; ended: the board has; gone: there is none yet;
             stale: the step is another's; closed: the run has ended, or goes on without the step.
-        seq: of the write; `change`: what is to be published; `refusals`: by entry; `why`: which limit, or which end.
+        seq: of the write; `change`: what is to be published, where there is something; `refusals`: by entry;
+            `why`: which limit, or which end.
     """
 
     what: str
@@ -175,15 +174,19 @@ class Boards:
             once: a name under which the same source does not write twice in a wake.
             watched: whether a source may watch one of them, or the goal ask for it.
         """
-        who = f"{step}\0{by.step}\0{by.fence}\0{by.name}\0{by.writer}\0{number}\0{once}\0{self._dispatch_ms}\0"
-        entries = [part for put in puts for part in (_facts(put), put.value)]
+        args: list[str | bytes | float] = [step, by.step, by.fence, by.name, by.writer, number, once, self._dispatch_ms]
+        for put in puts:
+            version = "" if put.version is None else put.version
+            confidence = "" if put.confidence is None else put.confidence
+            args += put.name, put.how, version, confidence, put.token, put.rule, put.value
         script = self._scripts.board_write if watched else self._scripts.board_put
-        what, *more = script(run_id, step, who=who, puts=entries)
+        what, *more = script(run_id, step, args)
         if what == b"more":
-            what, *more = self._scripts.board_write(run_id, step, who=who, puts=entries)
+            what, *more = self._scripts.board_write(run_id, step, args)
         said = what.decode()
         if said in {"written", "known"}:
-            return Wrote(what=said, seq=int(more[0]), change=Change("written", ready=ready_steps(more[1:])))
+            change = Change("written", ready=ready_steps(more[1:])) if len(more) > 1 else None
+            return Wrote(said, int(more[0]), change)
         if said == "refused":
             refusals = {
                 name.decode(): Refusal(cast("Why", why.decode()), _entry(meta, value) if meta else None)
@@ -243,12 +246,6 @@ class Boards:
     def extend(self, run_id: str, step: str, lock: str, names: Sequence[str], *, ttl: float) -> bool:
         """Hold a lock for so many seconds from now. Returns whether it was held until now, and is."""
         return self._scripts.board_unlock(run_id, step, lock=lock, ttl_ms=milliseconds(ttl), entries=names)
-
-
-def _facts(put: Put) -> str:
-    version = "" if put.version is None else put.version
-    confidence = "" if put.confidence is None else put.confidence
-    return f"{put.name}\0{put.how}\0{version}\0{confidence}\0{put.token}\0{put.rule}\0"
 
 
 def _entry(meta: bytes, value: bytes) -> BoardEntry:

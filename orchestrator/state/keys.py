@@ -165,6 +165,12 @@ def of_run(run_id: str) -> tuple[str, ...]:
     )
 
 
+@lru_cache(maxsize=1024)
+def of_board(run_id: str, step: str) -> tuple[str, str, str]:
+    """Return the keys that a script takes which changes a blackboard alone, in the order that `_few.lua` names them."""
+    return run(run_id), events(run_id), board(run_id, step)
+
+
 def member(run_id: str, step: str) -> str:
     """Name a step in an index."""
     return f"{run_id}/{step}"

@@ -330,14 +330,13 @@ class Scripts:
         """Become, stay or (0) stop being the caretaker."""
         return self._lead([keys.CARETAKER], [owner, ttl_ms]) == 1
 
-    def board_write(self, run_id: str, board: str, *, who: str, puts: Sequence[str | bytes]) -> Reply:
+    def board_write(self, run_id: str, board: str, args: Sequence[str | bytes | float]) -> Reply:
         """Change entries of a blackboard, and wake whom this concerns."""
-        return cast("Reply", self._board_write([*keys.of_run(run_id), keys.board(run_id, board)], [who, *puts]))
+        return cast("Reply", self._board_write([*keys.of_run(run_id), keys.board(run_id, board)], args))
 
-    def board_put(self, run_id: str, board: str, *, who: str, puts: Sequence[str | bytes]) -> Reply:
+    def board_put(self, run_id: str, board: str, args: Sequence[str | bytes | float]) -> Reply:
         """Change entries of a blackboard that concern nobody."""
-        run = keys.run(run_id)
-        return cast("Reply", self._board_put([run, keys.events(run_id), keys.board(run_id, board)], [who, *puts]))
+        return cast("Reply", self._board_put(keys.of_board(run_id, board), args))
 
     def board_lock(
         self,

@@ -1,11 +1,15 @@
 --[[ _write: change entries of a blackboard, all or none; the registry puts it behind _base.lua and _locks.lua.
-ARGV[1]   who     string  each followed by a NUL: the blackboard's step; the step that writes, empty: somebody outside; its
-                          fence, from begin; the author, its source, or who; the writer, whose writes come one after the
-                          other; the write's number, which is not taken twice; a name under which the wake writes once, or
-                          empty; dispatch_ms
-ARGV[2..] put     string  an entry, and its value, JSON, by turns. Of the entry, each followed by a NUL: its name; set | add |
-                          append | check; the version that it must have, 0 where it must not be there, or empty; the
-                          confidence, or empty; the token of its lock, or empty; its conflict rule where it is new
+ARGV[1]   name    string  the blackboard's step
+ARGV[2]   step    string  that writes; empty: somebody outside
+ARGV[3]   fence   string  its fence, from begin
+ARGV[4]   author  string  its source, or who
+ARGV[5]   writer  string  whose writes come one after the other
+ARGV[6]   number  integer of the write, which is not taken twice
+ARGV[7]   once    string  a name under which the wake writes once, or empty
+ARGV[8]   dispatch_ms  integer
+ARGV[9..] put     string  of each entry seven: its name; set | add | append | check; the version that it must have, 0 where
+                          it must not be there, or empty; the confidence, or empty; the token of its lock, or empty; its
+                          conflict rule where it is new; its value, JSON
 Returns   {'written', seq, ready...} | {'known', seq} that was written before
           | {'refused', by turns: name, why, its record, JSON, its value, JSON, the last two empty where it is not there}
             why: conflict | weaker: its confidence is not higher | locked by another | lost: the lock is no more | kind: it is
@@ -16,11 +20,8 @@ Returns   {'written', seq, ready...} | {'known', seq} that was written before
           Where it is neither written nor known nothing was changed.
           ready: steps to be published, by turns with their agents
 ]]
-local PART = '([^%z]*)%z'
-local WHO, PUT = '^' .. string.rep(PART, 8), '^' .. string.rep(PART, 6)
-
 local function write_entries(BOARD, library)
-  local name, step, fence, author, writer, number, once, dispatch_ms = string.match(ARGV[1], WHO)
+  local name, step, fence, author, writer, number, once, dispatch_ms = unpack(ARGV, 1, 8)
   local run = redis.call('HMGET', RUN, 'status', 'step:' .. step)
   if not run[1] or not live(run[1]) or run[1] == 'undoing' then return {'closed', ''} end
   local rec = step ~= '' and run[2] and cjson.decode(run[2]) or nil
@@ -33,10 +34,9 @@ local function write_entries(BOARD, library)
   if once ~= '' then once = 'k:' .. (rec and rec.member or author) .. ':' .. once end
   local fields = {'#state', '#sums', '#limits', 'n:' .. writer, once}
   local puts = {}
-  for i = 2, #ARGV, 2 do
-    local put = {string.match(ARGV[i], PUT)}
-    local entry = put[1]
-    puts[i / 2] = put
+  for i = 9, #ARGV, 7 do
+    local entry = ARGV[i]
+    puts[#puts + 1] = {unpack(ARGV, i, i + 6)}
     fields[#fields + 1], fields[#fields + 2], fields[#fields + 3] = 'm:' .. entry, 'v:' .. entry, 'l:' .. entry
   end
   local found = redis.call('HMGET', BOARD, unpack(fields))
@@ -82,7 +82,7 @@ local function write_entries(BOARD, library)
   -- What follows is written in one go; only here it is known to fit.
   local fresh, listed, marked, asked = {}, {}, nil, false
   for i, put in ipairs(puts) do
-    local entry, what, confidence, given, meta = put[1], put[2], put[4], ARGV[2 * i + 1], metas[i]
+    local entry, what, confidence, given, meta = put[1], put[2], put[4], put[7], metas[i]
     if what ~= 'check' then
       local value = found[4 + 3 * i] or nil
       local new = given
