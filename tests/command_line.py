@@ -8,7 +8,10 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Final
+
+from tests.forks import Fork
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,17 +64,19 @@ class Shell:
         return {**inherited, "PYTHONPATH": str(CHECKOUT), **self.env}
 
     def run(self, *arguments: str, stdin: str | bytes = "", env: Mapping[str, str] | None = None) -> Result:
-        """Run `celeriac` to its end."""
-        done = subprocess.run(  # noqa: S603  our own interpreter
-            [*COMMAND, *arguments],
-            cwd=self.folder,
-            env={**self.environment, **(env or {})},
-            input=stdin.encode() if isinstance(stdin, str) else stdin,
-            capture_output=True,
-            timeout=TIMEOUT,
-            check=False,
-        )
-        return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+        """Run `celeriac` to its end, as a fork of `tests.forks`."""
+        with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+            given.write(stdin.encode() if isinstance(stdin, str) else stdin)
+            given.seek(0)
+            whole = {**self.environment, **(env or {})}
+            process = Fork("celeriac", arguments, env=whole, folder=self.folder, files=(given, out, err))
+            try:
+                code = process.wait(TIMEOUT)
+            finally:
+                process.kill()
+            out.seek(0)
+            err.seek(0)
+            return Result(code, out.read().decode(), err.read().decode())
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start `celeriac`; its stdout and stderr are one pipe."""

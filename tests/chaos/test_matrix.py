@@ -25,7 +25,7 @@ from orchestrator.state import keys
 from tests.chaos import delays, impatient, poisons, postman
 from tests.chaos.poisons import OutOfMemoryKiller
 from tests.integration.checks import all_runs, wrong_with, wrong_with_effects
-from tests.integration.fleet import CHECKOUT, FAST, PRIORITIES, QUEUES, Supervisor
+from tests.integration.fleet import CHECKOUT, FAST, INTERPRETER, PRIORITIES, QUEUES, Supervisor
 from tests.integration.test_unreadable import odd_messages
 from tests.servers import wait_until
 
@@ -319,7 +319,10 @@ def test_workers_whose_clocks_are_an_hour_wrong_let_nothing_expire_before_its_ti
     # given a worker an hour ahead and one an hour behind
     load_agents([delays.__name__])
     deployment = make(
-        agents=("acme.flows", delays.__name__), path=(CLOCKS, CHECKOUT), settings=FAST | {"lease": 1.5, "tick": 0.1}
+        agents=("acme.flows", delays.__name__),
+        path=(CLOCKS, CHECKOUT),
+        settings=FAST | {"lease": 1.5, "tick": 0.1},
+        program=INTERPRETER,  # the interpreter reads what is in CLOCKS at its start
     )
     for offset in (HOUR, -HOUR):
         deployment.env["CLOCK_OFFSET"] = str(offset)

@@ -23,6 +23,7 @@ from orchestrator import Client, Settings
 from orchestrator.agent import load_agents
 from orchestrator.cli.fleet import CUSTOM_POOL
 from orchestrator.state.dead import DeadLetters
+from tests.forks import Fork
 from tests.servers import Kind, start_server, wait_until
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ Pool = Literal["asyncio", "prefork", "threads", "solo"]
 USER_CODE: Final = Path(__file__).parent  # the folder that holds acme
 CHECKOUT: Final = USER_CODE.parents[1]
 FAST: Final = {"lease": 1.0, "sweep": 0.2, "dispatch_timeout": 0.5, "shards": 2}
+INTERPRETER: Final = (sys.executable, "-m", "celery")
+"""A program for workers that are to be started as anybody starts them, see `tests.forks`."""
 START_TIMEOUT: Final = 30.0
 STOP_TIMEOUT: Final = 15.0
 LOG_LINES: Final = 60
@@ -78,7 +81,7 @@ class Worker:
         arguments: after `celery -A orchestrator.app worker`.
         env: the whole environment.
         folder: where it runs; `log`: where its output goes.
-        program: what to run in place of this interpreter's celery.
+        program: what to run in place of this interpreter's celery; unless given, the worker is a fork of `tests.forks`.
     """
 
     def __init__(
@@ -86,16 +89,25 @@ class Worker:
     ) -> None:
         self.log = log
         self._like = (arguments, env, folder, log, program)
+        self.process: subprocess.Popen[bytes] | Fork
         command = [
-            *(program or (sys.executable, "-m", "celery")),
             *("-A", "orchestrator.app", "worker", "--loglevel=INFO", "--without-gossip", "--without-mingle"),
             *arguments,
         ]
-        with log.open("ab") as output:
+        with log.open("ab") as output, Path(os.devnull).open("rb") as nothing:
             self._from = output.tell()
-            self.process = subprocess.Popen(  # noqa: S603  our own command
-                command, cwd=folder, env=dict(env), stdout=output, stderr=output, start_new_session=True
-            )
+            if program:
+                self.process = subprocess.Popen(  # noqa: S603  our own command
+                    [*program, *command],
+                    cwd=folder,
+                    env=dict(env),
+                    stdin=nothing,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+            else:
+                self.process = Fork("celery", command, env=env, folder=folder, files=(nothing, output, output))
 
     def again(self) -> Worker:
         """Start another like it."""
@@ -198,6 +210,7 @@ class Deployment:
         agents: the modules that workers load.
         path: folders that workers import from, beside the user's.
         config: the server's directives; `env`: more of the workers' environment.
+        program: what the workers run; see `Worker`.
     """
 
     def __init__(
@@ -211,8 +224,10 @@ class Deployment:
         path: Sequence[Path] = (),
         config: Mapping[str, str] | None = None,
         env: Mapping[str, str] | None = None,
+        program: Sequence[str] = (),
     ) -> None:
         self.folder = folder
+        self.program = program
         self.config = config
         self.server: Server = start_server(kind, folder / "server", config=config)
         self.floor, self.ledger = folder / "floor", folder / "ledger"
@@ -254,7 +269,7 @@ class Deployment:
         arguments = ["-Q", ",".join(queues), "-P", name, "-c", str(concurrency), "-n", f"w{len(self.workers)}@%h"]
         # A file each: the last lines of one must not hide what another said.
         log = self.folder / f"worker-{len(self.workers)}.log"
-        worker = Worker(arguments, self.env, self.folder, log)
+        worker = Worker(arguments, self.env, self.folder, log, self.program)
         self.workers.append(worker)
         return worker
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from tests.integration.fleet import FAST
+from tests.integration.fleet import FAST, INTERPRETER
 from tests.integration.waiting import crew
 from tests.integration.waiting.flows import QUEUES
 from tests.servers import wait_until
@@ -197,7 +197,12 @@ def test_a_cold_shutdown_cancels_agents_and_another_worker_does_their_steps(
 
 def test_a_soft_shutdown_lets_short_agents_finish_and_cancels_the_others(make: Callable[..., Deployment]) -> None:
     # given agents that end soon and agents that do not
-    deployment = make(settings=FAST | {"soft_shutdown": 2.0}, agents=crew.MODULES, env={"REMAP_SIGTERM": "SIGQUIT"})
+    deployment = make(
+        settings=FAST | {"soft_shutdown": 2.0},
+        agents=crew.MODULES,
+        env={"REMAP_SIGTERM": "SIGQUIT"},
+        program=INTERPRETER,
+    )
     worker = crew.start(deployment, 20)
     short, long = submit(deployment, "hold", 5, "soon"), submit(deployment, "hold", 5, "late")
     in_flight(deployment, [*short, *long])

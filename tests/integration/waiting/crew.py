@@ -34,6 +34,7 @@ def start(
         deployment.env,
         deployment.folder,
         deployment.folder / f"worker-{number}.log",
+        deployment.program,
     )
     deployment.workers.append(worker)
     return worker.wait_until_ready()
