@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator.errors import WrongState
 from orchestrator.messages import Event, PlanStep, RunState
 from orchestrator.state import keys
 from orchestrator.state.fold import fold
 from orchestrator.state.payload import CLAIM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from orchestrator.state.runs import RunStore
 
@@ -50,41 +50,63 @@ class Snapshot:
     now_ms: int
 
 
+LOOK: Final = """
+local found = {redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2]), redis.call('XRANGE', KEYS[3], '-', '+')}
+for place = 5, 7 do found[#found + 1] = redis.call('ZRANGE', KEYS[place], 0, -1, 'WITHSCORES') end
+for place = 8, #KEYS do found[#found + 1] = redis.call('ZSCORE', KEYS[place], ARGV[1]) end
+for place = 1, 4 do found[#found + 1] = redis.call('PTTL', KEYS[place]) end
+local claims, data = {}, found[2]
+for place = 1, #data, 2 do
+    local name = string.match(data[place + 1], ARGV[2])
+    if name then
+        local key = ARGV[3] .. name
+        claims[#claims + 1] = {data[place], key, redis.call('PTTL', key), redis.call('GET', key)}
+    end
+end
+found[#found + 1] = claims
+found[#found + 1] = redis.call('TIME')
+return found
+"""
+"""All of it in one round trip: the state machines look after every call that they make."""
+
+
 def look(store: RunStore, run_id: str) -> Snapshot:
     """Read all there is of a run."""
     shard = keys.shard_of(run_id)
     own = (keys.run(run_id), keys.data(run_id), keys.events(run_id), keys.children(run_id))
-    pipe = store.client.pipeline(transaction=True)
-    pipe.hgetall(own[0])
-    pipe.hgetall(own[1])
-    pipe.xrange(own[2])
-    for index in (keys.ready(shard), keys.leases(shard), keys.timers(shard)):
-        pipe.zrange(index, 0, -1, withscores=True)
-    for status in keys.STATUSES:
-        pipe.zscore(keys.index(shard, status), run_id)
-    pipe.zscore(keys.dead(shard), run_id)
-    for key in own:
-        pipe.pttl(key)
-    pipe.time()
-    replies: list[Any] = pipe.execute()  # of many kinds
-    seconds, microseconds = replies.pop()
-    run, data, entries = replies[:3]
-    *listed, dead_ms = replies[6 : -len(own)]
-    claims = [keys.blob(run_id, value[1:].decode()) for value in data.values() if value.startswith(CLAIM)]
-    ttls = dict(zip(own, replies[-len(own) :], strict=True)) | {key: store.client.pttl(key) for key in claims}
+    indexes = (keys.ready(shard), keys.leases(shard), keys.timers(shard))
+    listed = [keys.index(shard, status) for status in keys.STATUSES]
+    given = (run_id, f"^{CLAIM.decode()}(.*)$", keys.blob(run_id, ""))
+    touched = (*own, *indexes, *listed, keys.dead(shard))
+    found: Any = store.client.eval(LOOK, len(touched), *touched, *given)  # replies of many kinds
+    run, data, entries, *replies = found
+    *replies, claims, (seconds, microseconds) = replies
+    entered, scores, ttls = replies[: len(INDEXES)], replies[len(INDEXES) : -len(own)], replies[-len(own) :]
+    *scores, dead_ms = scores
+    stored: dict[bytes, bytes | None] = dict(_pairs(data))
+    stored |= {name: zlib.decompress(value) if value else None for name, _, _, value in claims}
     return Snapshot(
         state=RunState.from_hash(run_id, _decoded(run)),
         events=tuple(Event.from_stream(entry_id.decode(), _decoded(fields)) for entry_id, fields in entries),
-        values={name.decode(): _value(store, run_id, stored) for name, stored in data.items()},
+        values={name.decode(): value for name, value in stored.items()},
         indexes={
-            name: {entry.decode(): score for entry, score in found if entry.decode().split("/")[0] == run_id}
-            for name, found in zip(INDEXES, replies[3:6], strict=True)
+            name: {entry.decode(): float(score) for entry, score in _pairs(found) if _is_of(entry, run_id)}
+            for name, found in zip(INDEXES, entered, strict=True)
         },
-        listed=tuple(status for status, score in zip(keys.STATUSES, listed, strict=True) if score is not None),
-        dead_ms=dead_ms,
-        ttls={key: int(ttl) for key, ttl in ttls.items()},
-        now_ms=seconds * 1000 + microseconds // 1000,
+        listed=tuple(status for status, score in zip(keys.STATUSES, scores, strict=True) if score is not None),
+        dead_ms=None if dead_ms is None else float(dead_ms),
+        ttls=dict(zip(own, ttls, strict=True)) | {key.decode(): ttl for _, key, ttl, _ in claims},
+        now_ms=int(seconds) * 1000 + int(microseconds) // 1000,
     )
+
+
+def _pairs(flat: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Give what Lua returns of a hash, or of a sorted set with its scores, two by two."""
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _is_of(entry: bytes, run_id: str) -> bool:
+    return entry.decode().split("/")[0] == run_id
 
 
 def problems(snapshot: Snapshot, *, moved: Mapping[str, int] | None = None) -> list[str]:
@@ -107,15 +129,8 @@ def problems(snapshot: Snapshot, *, moved: Mapping[str, int] | None = None) -> l
     return [*found, *_dead_problems(snapshot), *_timer_problems(snapshot), *_value_problems(snapshot)]
 
 
-def _decoded(fields: dict[bytes, bytes]) -> dict[str, str]:
-    return {name.decode(): text.decode() for name, text in fields.items()}
-
-
-def _value(store: RunStore, run_id: str, stored: bytes) -> bytes | None:
-    try:
-        return store.payloads.get(run_id, stored)
-    except WrongState:
-        return None
+def _decoded(fields: Sequence[bytes]) -> dict[str, str]:
+    return {name.decode(): text.decode() for name, text in _pairs(fields)}
 
 
 def _log_problems(snapshot: Snapshot) -> Iterator[str]:
