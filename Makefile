@@ -50,8 +50,8 @@ bench: .venv/.ready  ## measure CPU and latency beside plain Celery
 	@$(BIN)/python -m benchmarks rota
 
 chaos: .venv/.ready  ## kill workers and servers on purpose and check that every run ends right
-	@echo "==> pytest: chaos tests"
-	@$(BIN)/pytest -m chaos tests/chaos
+	@echo "==> pytest: chaos tests, and long runs of the state machines"
+	@$(BIN)/pytest -m chaos tests/chaos tests/state
 
 lock: .venv/.python  ## resolve requirements.lock again; delete the file first to move every version up
 	@set -e; dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.integration
 
 RUNS = 5
+each_point_dies = pytest.mark.parametrize("runs", [2, pytest.param(RUNS, marks=pytest.mark.chaos)])
+"""So often, in as many runs at once: a few times every day."""
 ROUNDS = 3
 TIMEOUT = 45.0
 LEADS_TO = {"after-lost": "after-begin:b after-lost:b", "after-redispatch": "after-commit:a after-redispatch:b"}
@@ -63,23 +65,25 @@ def is_waiting(run: Run) -> bool:
     return run.status() == "waiting"
 
 
+@each_point_dies
 @pytest.mark.parametrize("point", IN_CHILD)
 def test_a_run_survives_the_death_of_its_child_at(
-    point: str, fragile: Callable[..., Deployment], tmp_path: Path
+    point: str, runs: int, fragile: Callable[..., Deployment], tmp_path: Path
 ) -> None:
     deployment = fragile()
     deployment.start_worker(concurrency=5).wait_until_ready()
-    die_at(deployment, [point], tmp_path, runs=RUNS)
+    die_at(deployment, [point], tmp_path, runs=runs)
 
 
+@each_point_dies
 @pytest.mark.parametrize("point", [*IN_PARENT, *IN_CARETAKER])
 def test_a_run_survives_the_death_of_its_worker_at(
-    point: str, fragile: Callable[..., Deployment], tmp_path: Path
+    point: str, runs: int, fragile: Callable[..., Deployment], tmp_path: Path
 ) -> None:
     deployment = fragile()
     for worker in [deployment.start_worker(), deployment.start_worker()]:
         worker.wait_until_ready()
-    die_at(deployment, [point], tmp_path, runs=RUNS)
+    die_at(deployment, [point], tmp_path, runs=runs)
 
 
 def test_what_a_gate_decided_survives_the_death_of_who_would_publish_it(

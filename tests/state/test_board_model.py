@@ -274,9 +274,10 @@ class BoardMachine(RuleBasedStateMachine):
         }
 
 
+@pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.chaos)])
 @pytest.mark.timeout(600)  # where it fails, the shortest example is worth waiting for
 def test_who_is_to_be_woken_is_and_a_board_ends_when_nobody_is(
-    server: Server, redis_client: Redis, settings: Settings
+    server: Server, redis_client: Redis, settings: Settings, times: int
 ) -> None:
     # given a store of runs
     store = RunStore(redis_client, settings)
@@ -285,7 +286,7 @@ def test_who_is_to_be_woken_is_and_a_board_ends_when_nobody_is(
     run_state_machine_as_test(
         cast("type[BoardMachine]", lambda: BoardMachine(store)),  # documented as a class or a function that makes one
         settings=hypothesis.settings(
-            max_examples=150 if server.kind == "valkey" else 20,
+            max_examples=times * (60 if server.kind == "valkey" else 10),
             stateful_step_count=30,
             deadline=None,
             print_blob=True,

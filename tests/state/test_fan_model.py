@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from tests.servers import Server
 
 
+@pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.chaos)])
 @pytest.mark.timeout(900)  # where it fails, the shortest example is worth waiting for
 def test_a_fan_out_agrees_with_its_log_whatever_its_members_do_in_whatever_order(
-    server: Server, redis_client: Redis, settings: Settings
+    server: Server, redis_client: Redis, settings: Settings, times: int
 ) -> None:
     # given a store of runs
     store = RunStore(redis_client, settings.model_copy(update=LIMITS))
@@ -30,7 +31,7 @@ def test_a_fan_out_agrees_with_its_log_whatever_its_members_do_in_whatever_order
     run_state_machine_as_test(
         cast("type[FanOutRuns]", lambda: FanOutRuns(store)),  # documented as a class or a function that makes a machine
         settings=hypothesis.settings(
-            max_examples=80 if server.kind == "valkey" else 12,
+            max_examples=times * (40 if server.kind == "valkey" else 10),
             stateful_step_count=40,
             deadline=None,
             print_blob=True,

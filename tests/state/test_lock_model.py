@@ -251,8 +251,9 @@ class LockMachine(RuleBasedStateMachine):
         assert fold_board("board", self.store.events(self.run)) == found
 
 
+@pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.chaos)])
 @pytest.mark.timeout(600)  # where it fails, the shortest example is worth waiting for
-def test_no_stale_write_is_ever_accepted(server: Server, redis_client: Redis, settings: Settings) -> None:
+def test_no_stale_write_is_ever_accepted(server: Server, redis_client: Redis, settings: Settings, times: int) -> None:
     # given a store of runs
     store = RunStore(redis_client, settings)
 
@@ -260,7 +261,7 @@ def test_no_stale_write_is_ever_accepted(server: Server, redis_client: Redis, se
     run_state_machine_as_test(
         cast("type[LockMachine]", lambda: LockMachine(store)),  # documented as a class or a function that makes one
         settings=hypothesis.settings(
-            max_examples=50 if server.kind == "valkey" else 10,
+            max_examples=times * (25 if server.kind == "valkey" else 10),
             stateful_step_count=40,
             deadline=None,
             print_blob=True,
