@@ -80,7 +80,7 @@ def worker(environment: dict[str, str], folder: Path) -> Iterator[Worker]:
     try:
         yield started.wait_until_ready()
     finally:
-        started.stop()
+        started.kill()
 
 
 @on_valkey
