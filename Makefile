@@ -7,6 +7,8 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
+# The tests start hundreds of processes, each of which would compile all of the checkout.
+unexport PYTHONDONTWRITEBYTECODE
 
 # What mypy reads. Scripts in config/ are named one by one: the folder is data, not a package.
 TYPED := $(wildcard orchestrator workers tests benchmarks config/*.py)
