@@ -196,6 +196,7 @@ OF_GUARDS: Final = re.compile(
 )
 OF_THE_BROKER: Final = re.compile(r"_kombu\.binding[._].*|unacked(_index|_mutex)?")
 OF_LIVE_RUNS: Final = ("ready", "leases", "timers")
+LIVE: Final = frozenset({b"queued", b"running", b"waiting", b"undoing"})
 
 
 def no_key_left_without_ttl_or_declaration(client: redis.Redis, *, queues: Iterable[str] = ()) -> None:
@@ -214,12 +215,19 @@ def stray_keys(client: redis.Redis, *, queues: Iterable[str] = ()) -> list[str]:
         client: replies as bytes.
         queues: names of queues that may hold messages still, because no worker has run.
     """
-    named = {key.decode() for key in cast("Iterable[bytes]", client.scan_iter(count=1000))}
-    live = {name.rpartition(":")[2] for name in named if _is_live(client, name)}
-    stray = sorted(name for name in named if client.pttl(name) == -1 and not _is_permanent(name, live, set(queues)))
+    named = sorted(key.decode() for key in cast("Iterable[bytes]", client.scan_iter(count=1000)))
+    statuses, ttls = client.pipeline(transaction=False), client.pipeline(transaction=False)
+    runs = [name for name in named if (found := OF_A_RUN.fullmatch(name)) and not found[2]]
+    for name in runs:
+        statuses.hget(name, "status")
+    for name in named:
+        ttls.pttl(name)
+    live = {name.rpartition(":")[2] for name, status in zip(runs, statuses.execute(), strict=True) if status in LIVE}
+    lasting = [name for name, ttl in zip(named, ttls.execute(), strict=True) if ttl == -1]
+    stray = [name for name in lasting if not _is_permanent(name, live, set(queues))]
     ended = [
         f"{name}: {entry.decode()}"
-        for name in sorted(named)
+        for name in named
         if INDEXES.fullmatch(name) and name.endswith(OF_LIVE_RUNS)
         for entry in cast("list[bytes]", client.zrange(name, 0, -1))
         if keys.split_member(entry.decode())[0] not in live
@@ -228,13 +236,6 @@ def stray_keys(client: redis.Redis, *, queues: Iterable[str] = ()) -> list[str]:
         *(f"a key without TTL that nothing declares permanent: {name!r}" for name in stray),
         *(f"an index entry of a run that has ended: {entry}" for entry in ended),
     ]
-
-
-def _is_live(client: redis.Redis, name: str) -> bool:
-    found = OF_A_RUN.fullmatch(name)
-    if not found or found[2]:
-        return False
-    return client.hget(name, "status") in {b"queued", b"running", b"waiting", b"undoing"}
 
 
 def _is_permanent(name: str, live: set[str], queues: set[str]) -> bool:
