@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, cast
 
@@ -15,6 +16,16 @@ from tests.servers import KINDS, Kind, Server, is_up, missing, no_key_left_witho
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+def pytest_configure() -> None:
+    """
+    Be interruptible, and what is started from here with it.
+
+    A shell that runs something in the background has it ignore SIGINT, and so would every process that a test starts.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
