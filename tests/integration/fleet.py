@@ -36,7 +36,7 @@ Pool = Literal["asyncio", "prefork", "threads", "solo"]
 
 USER_CODE: Final = Path(__file__).parent  # the folder that holds acme
 CHECKOUT: Final = USER_CODE.parents[1]
-FAST: Final = {"lease": 1.0, "sweep": 0.2, "dispatch_timeout": 0.5, "shards": 2}
+FAST: Final = {"lease": 1.0, "sweep": 0.2, "dispatch_timeout": 0.5, "cancel_grace": 1.0, "shards": 2}
 INTERPRETER: Final = (sys.executable, "-m", "celery")
 """A program for workers that are to be started as anybody starts them, see `tests.forks`."""
 START_TIMEOUT: Final = 30.0

@@ -193,13 +193,13 @@ def test_a_step_has_a_deadline_over_all_its_attempts_and_sees_it(deployment: Dep
 
 def test_a_step_that_nobody_takes_in_time_fails_by_its_deadline(deployment: Deployment) -> None:
     # given a step whose worker does not come
-    deployment.client.app.control.cancel_consumer("trouble.urgent", reply=True, timeout=5)
+    deployment.client.app.control.cancel_consumer("trouble.urgent", reply=True, timeout=5, limit=1)
     run = submit(deployment, "urgent")
     # then its time is over all the same
     with pytest.raises(RunFailed, match="not done in the time it has"):
         run.result(timeout=SOON)
     assert run.dead_letter().kind == "deadline"
-    deployment.client.app.control.add_consumer("trouble.urgent", reply=True, timeout=5)
+    deployment.client.app.control.add_consumer("trouble.urgent", reply=True, timeout=5, limit=1)
 
 
 # Fallback
