@@ -47,6 +47,8 @@ class DEMO:
 
     @staticmethod
     def report(results, folder):
+        if not results:
+            return None
         folder.mkdir(parents=True)
         (folder / "report.txt").write_text(" ".join(sorted(note.text for note in results)))
         return folder / "report.txt"
@@ -103,3 +105,16 @@ def test_demo_with_failed_runs_ends_with_one_and_their_reasons(shell: Shell) -> 
     assert "shout 1/2 (1 failed)" in result.err
     assert result.document["report"].endswith("report.txt")
     assert result.document["waiting"] == []
+
+
+def test_demo_of_which_no_run_ends_well_names_no_report(shell: Shell) -> None:
+    # given
+    (shell.folder / "other.txt").write_text("bad")
+
+    # when
+    result = shell.run("demo", "letters", "--input", "other.txt")
+
+    # then
+    assert result.code == 1, result
+    assert "report  none: no run has made one" in result.out
+    assert "cannot shout this" in result.out

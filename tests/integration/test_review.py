@@ -16,6 +16,7 @@ from tests.integration.reviewing.flows import hasty
 from tests.planted import KEY, plant, plant_secrets
 from tests.servers import no_key_left_without_ttl_or_declaration
 from workers.review import review
+from workers.review.demo import DEMO
 from workers.review.models import Report, Request
 
 if TYPE_CHECKING:
@@ -172,17 +173,25 @@ def test_a_specialist_that_kills_its_process_leaves_a_report_that_says_so(
     assert "vulture" not in made.tools
 
 
-def test_a_path_that_is_not_there_fails_the_run_with_a_clear_reason(tmp_path: Path, standing: list[Deployment]) -> None:
+def test_a_folder_that_is_not_there_or_has_nothing_to_review_fails_the_run_with_a_clear_reason(
+    tmp_path: Path, standing: list[Deployment]
+) -> None:
     # given
+    (tmp_path / "empty").mkdir()
     standing.append(deploy(tmp_path / "deployment"))
     standing[0].start_worker(queues=QUEUES)
 
     # when
-    run = standing[0].client.submit(review, Request(path=str(tmp_path / "absent")))
+    absent = standing[0].client.submit(review, Request(path=str(tmp_path / "absent")))
+    empty = standing[0].client.submit(review, Request(path=str(tmp_path / "empty")))
 
     # then
     with pytest.raises(Exception, match="No such file or directory where the workers are; check the path"):
-        run.result(timeout=30)
+        absent.result(timeout=30)
+    with pytest.raises(Exception, match="there is no text file to review; check path"):
+        empty.result(timeout=30)
+    # and a demo of it has no report to name
+    assert DEMO.report([], tmp_path) is None
 
 
 def test_the_demo_reviews_a_folder_and_names_its_report(tmp_path: Path) -> None:
@@ -216,17 +225,3 @@ def test_the_demo_refuses_an_empty_path(tmp_path: Path, path: str) -> None:
     assert result.err.endswith(
         "Invalid value for '--input': is empty; name a file or a folder, `.` for the current one\n"
     )
-
-
-def test_the_demo_of_an_empty_folder_names_no_report(tmp_path: Path) -> None:
-    # given
-    (tmp_path / "empty").mkdir()
-    shell = Shell(tmp_path, {"CELERIAC_FLOWER_PORT": str(any_free("127.0.0.1")), "PYTHONWARNINGS": "ignore"})
-
-    # when
-    result = shell.run("demo", "review", "--input", "empty")
-
-    # then
-    assert result.code == 1, result
-    assert "report  none: no run has made one" in result.out
-    assert "there is no text file to review" in result.out

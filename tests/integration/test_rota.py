@@ -81,6 +81,7 @@ def test_a_plan_is_valid_and_written_as_a_page_a_table_and_data(place: Deploymen
     folds(place, run)
 
 
+@pytest.mark.parametrize("place", ["prefork"], indirect=True)  # what is searched for, and how long, is the same on both
 def test_where_people_are_missing_the_plan_says_how_many_and_where(place: Deployment, tmp_path: Path) -> None:
     # given a shift on seven days for one who may work six in a row
     scarce = Instance(
