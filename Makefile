@@ -27,8 +27,8 @@ demo: .venv/.ready  ## run the reference flow on text found on this machine, wit
 	@$(BIN)/celeriac demo
 
 test: .venv/.ready  ## run the unit and integration tests
-	@echo "==> pytest: unit and integration tests, three at a time: they wait more than they compute"
-	@$(BIN)/pytest -n 3 --dist loadgroup -m "not chaos"
+	@echo "==> pytest: unit and integration tests, four at a time: they wait more than they compute"
+	@$(BIN)/pytest -n 4 --dist loadgroup -m "not chaos"
 
 lint: .venv/.ready  ## check rules, formatting and types
 	@echo "==> ruff check"
