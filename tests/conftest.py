@@ -28,6 +28,20 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """
+    Let pytest-xdist find the groups that it has put into the tests' ids.
+
+    pytest-xdist 3.8 replaces `_nodeid`, and from 9.2 on pytest reads a test's id elsewhere: a group's tests went to
+    whichever process was free, each of which then started the group's deployment.
+    """
+    for item in items:
+        with_group = vars(item).get("_nodeid")
+        if with_group and hasattr(item, "_id"):
+            item._id = type(item._id).parse(with_group)  # noqa: SLF001  as pytest-xdist does to the other
+
+
 @pytest.fixture(scope="session")
 def servers() -> Iterator[dict[Kind, Server]]:
     """The servers of this session by kind, as tests have asked for them; stopped at its end."""
