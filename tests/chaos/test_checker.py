@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from orchestrator import Run
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("marred")]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from orchestrator import Run
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("crowd")]
 
 SYNC_THREADS = 4
 LONG = 30.0
