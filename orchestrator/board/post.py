@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
 
 from orchestrator.errors import BoardClosed, LeaseLost
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-LISTENS_WITHIN = 1.0
+
+
+class _Pen:
+    """Whose writes come one after the other: a number that is sent again is the last one."""
+
+    def __init__(self, by: Author) -> None:
+        self.by, self.number = by, 0
 
 
 class RedisPost:
@@ -46,8 +52,7 @@ class RedisPost:
         self._boards, self._keeper = boards, keeper
         self._run_id, self._step, self._by = run_id, step, by
         self._carry_on, self._call = carry_on, call
-        self._writing = threading.Lock()
-        self._number = 0
+        self._pens, self._made = [_Pen(by)], 1
 
     @property
     def name(self) -> str:
@@ -64,26 +69,33 @@ class RedisPost:
         """Return those of some entries that are there; None: there is no board."""
         return self._boards.read(self._run_id, self._step, names)
 
-    def read_all(self) -> tuple[dict[str, BoardEntry], int] | None:
-        """Return all entries, and the writes so far; None: there is no board."""
+    def read_all(self, names: Sequence[str] = ()) -> tuple[dict[str, BoardEntry], int] | None:
+        """Return all entries, or those of these names, and the writes so far; None: there is no board."""
+        if names:
+            return self._boards.look(self._run_id, self._step, names)
         found = self._boards.load(self._run_id, self._step)
         return None if found is None else (found.entries, found.writes)
 
     def write(self, puts: Sequence[Put], *, once: str, watched: bool) -> Wrote:
         """Change entries, all or none, and let what this wakes be published."""
-        with self._writing:  # one after the other: a number that is sent again is the last one
-            self._number += 1
-            wrote = self._boards.write(
-                self._run_id, self._step, self._by, self._number, puts, once=once, watched=watched
-            )
+        # Coroutines and threads write at the same time, each with a pen of its own. A mutex would be held while a reply
+        # is awaited on the event loop, and the next one to ask for it there would stop the loop for ever.
+        try:
+            pen = self._pens.pop()
+        except IndexError:
+            self._made += 1
+            pen = _Pen(replace(self._by, writer=f"{self._by.writer}/{self._made}"))
+        try:
+            pen.number += 1
+            wrote = self._boards.write(self._run_id, self._step, pen.by, pen.number, puts, once=once, watched=watched)
+        finally:
+            self._pens.append(pen)
         if wrote.change is not None:
             self._carry_on(wrote.change)
         return wrote
 
     def lock(self, lock: str, names: Sequence[str], *, ttl: float, wait: float) -> Locking:
         """Lock entries, or wait for them."""
-        if wait:
-            self._keeper.wait_until_listening(LISTENS_WITHIN)
         channel = self._keeper.channel
         return self._boards.lock(self._run_id, self._step, self._by, lock, names, ttl=ttl, wait=wait, channel=channel)
 

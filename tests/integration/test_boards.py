@@ -34,6 +34,7 @@ AGENTS = (
     "report",
     "one",
     "two",
+    "burst",
     "talk",
     "fail",
     "hold",
@@ -96,6 +97,14 @@ def test_sources_refine_a_plan_together_until_its_goal_is_reached(deployment: De
 def test_no_update_is_lost_where_eight_sources_count_together(deployment: Deployment, how: str) -> None:
     run = submit(deployment, "counters", times=25, how=how)
     assert run.result(timeout=60).entries == {"count": 200}
+    folds(deployment, run)
+
+
+def test_a_source_writes_in_many_coroutines_at_once(deployment: Deployment) -> None:
+    run = submit(deployment, "bursts", times=10)
+    entries = run.result(timeout=SOON).entries
+    assert (entries["count"], sorted(cast("list[int]", entries["log"]))) == (10, list(range(10)))
+    assert [entries[f"mark.{number}"] for number in range(10)] == list(range(10))
     folds(deployment, run)
 
 

@@ -175,6 +175,28 @@ def two(ctx: Context, wake: Wake[Task]) -> Said:
     return Said()
 
 
+@agent("boards.burst")
+async def burst(ctx: Context, wake: Wake[Task]) -> Said:
+    """Write, edit and lock in many coroutines at once."""
+    board = ctx.board
+
+    async def locked(number: int) -> None:
+        async with board.lock(f"mark.{number}"):
+            await board.write({f"mark.{number}": number})
+
+    times = range(wake.task.times)
+    await asyncio.gather(
+        *(board.add("count") for _ in times), *(board.append("log", number) for number in times), *map(locked, times)
+    )
+    return Said()
+
+
+bursts = Blackboard(
+    "bursts",
+    task=Task,
+    entries={"count": int, "log": list[int], "mark.*": int},
+    sources=[Source(burst, watch="task")],
+)
 COUNTERS = [Source(runs, watch="task", name=f"{runs.name[7:]}-{number}") for number in range(4) for runs in (one, two)]
 counters = Blackboard("counters", task=Task, entries={"count": int}, sources=COUNTERS)
 
