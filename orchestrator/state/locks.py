@@ -52,11 +52,15 @@ class LockKeeper:
         self._held: dict[str, _Held] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._listening = threading.Event()
         self._idle_since = 0.0
 
     def listen(self, lock: str, told: Callable[[str], None]) -> None:
-        """Call back when a lock that is waited for is held, with its token, or cannot be: from another thread."""
+        """
+        Call back, from another thread, when a lock that is waited for is held: with its token; or to ask: with none.
+
+        What was published before the connection was there, or while it was lost, nobody has heard: as soon as it is
+        there all are called who wait.
+        """
         with self._lock:
             self._told[lock] = told
             self._run()
@@ -86,13 +90,9 @@ class LockKeeper:
         with self._lock:
             self._held.pop(lock, None)
 
-    def wait_until_listening(self, timeout: float) -> None:
-        """Wait for the connection: what is published before it is there is not heard."""
-        self._listening.wait(timeout)
-
     def _run(self) -> None:
         self._idle_since = time.monotonic()
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():  # as in the child of a fork
             self._thread = threading.Thread(target=self._loop, name="celeriac-locks", daemon=True)
             self._thread.start()
 
@@ -109,7 +109,6 @@ class LockKeeper:
             except RedisError as error:
                 # Who waits asks again in time; what is held is renewed below, as soon as it can be.
                 logger.warning("locks: %s; trying again in %g s", error, PAUSE)
-                self._listening.clear()
                 time.sleep(PAUSE)
             except Exception:
                 logger.exception("locks: trying again in %g s", PAUSE)
@@ -128,7 +127,6 @@ class LockKeeper:
             if now - self._idle_since < LINGERS:
                 return False
             self._thread = None
-            self._listening.clear()
             return True
 
     def _pause(self) -> float:
@@ -137,14 +135,18 @@ class LockKeeper:
         return max(0.001, min(LOOK, soonest - time.monotonic()))
 
     def _heard(self, message: dict[str, object]) -> None:
+        token = ""
         if message["type"] == "subscribe":
-            self._listening.set()
+            with self._lock:
+                waiting = list(self._told.values())
         elif message["type"] == "message":
             lock, _, token = cast("bytes", message["data"]).decode().partition(" ")
             with self._lock:
-                told = self._told.get(lock)
-            if told is not None:
-                told(token)
+                waiting = [self._told[lock]] if lock in self._told else []
+        else:
+            return
+        for told in waiting:
+            told(token)
 
     def _renew(self) -> None:
         now = time.monotonic()
@@ -159,6 +161,7 @@ class LockKeeper:
                 held.due = time.monotonic() + min(PAUSE, held.ttl / 3)
             else:
                 held.due, held.until = now + held.ttl / 3, now + held.ttl
-            if not kept:
-                self.release(lock)
+            with self._lock:
+                lost = not kept and self._held.pop(lock, None) is not None
+            if lost:  # and not given up meanwhile
                 held.on_lost()

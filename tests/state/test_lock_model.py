@@ -98,7 +98,11 @@ class LockMachine(RuleBasedStateMachine):
         return Author(name=who, writer=begun.fence, step=begun.step.name, fence=begun.fence)
 
     def _live(self, held: Held) -> bool:
-        """Whether nothing is known that ends it: its own end, its step's, or its time, of which a little is unsure."""
+        """
+        Whether nothing is known that ends it: its own end, its step's, or its time, of which a little is unsure.
+
+        Asked after a call it tells that it was so at the call: this process may have stood still on the way there.
+        """
         return not held.over and time.monotonic() < held.until
 
     def _ask(self, held: Held, wait: float) -> str:
@@ -147,20 +151,19 @@ class LockMachine(RuleBasedStateMachine):
     @rule(held=locks)
     def ask_again(self, held: Held) -> None:
         """Ask what has come of it: what is held stays held, under the same token."""
-        token, live = held.token, self._live(held)
-        if held.over or (token and not live):
+        token, until = held.token, held.until
+        if held.over or (token and not self._live(held)):
             return
         said = self._ask(held, LONG)
-        if live:
+        if token and time.monotonic() < until:
             assert (said, held.token) == ("locked", token)
 
     @rule(held=locks)
     def extend(self, held: Held) -> None:
         """Renew it: one that is live stays, one that was lost does not come back."""
-        live = self._live(held) and bool(held.token)
         asked = time.monotonic()
         kept = self.boards.extend(self.run, "board", held.lock, held.names, ttl=held.ttl)
-        if live:
+        if held.token and self._live(held):
             assert kept
         if held.over:
             assert not kept
@@ -171,9 +174,8 @@ class LockMachine(RuleBasedStateMachine):
     @rule(held=consumes(locks))
     def release(self, held: Held) -> None:
         """Give it up, or the wait for it."""
-        live = self._live(held) and bool(held.token)
         released = self.boards.unlock(self.run, "board", held.lock, held.names)
-        if live:
+        if held.token and self._live(held):
             assert released
         if held.over:
             assert not released
@@ -186,8 +188,7 @@ class LockMachine(RuleBasedStateMachine):
         """Write by the token: only while it holds."""
         if not held.token or name not in held.names:
             return
-        live, other = self._live(held), self.owner.get(name)
-        others = other is not None and other is not held and self._live(other)
+        other = self.owner.get(name)
         self.number += 1
         put = Put(name=name, how="set", value=b"%d" % self.number, token=held.token)
         asked = time.monotonic()
@@ -195,21 +196,22 @@ class LockMachine(RuleBasedStateMachine):
         if wrote.what == "written":
             assert not held.over, "a stale write was accepted"
             assert asked <= held.latest, "a write was accepted after its lock's time"
+            others = other is not None and other is not held and self._live(other)
             assert not others, "a write was accepted that another's lock should have kept off"
             self.written[name] = self.number
         else:
-            assert not live, "a write was refused that holds its lock"
+            assert not self._live(held), "a write was refused that holds its lock"
             assert wrote.what in {"refused", "stale", "closed"}
 
     @rule(who=st.sampled_from((*SOURCES, "ann")), name=st.sampled_from(ENTRIES))
     def write_without(self, who: str, name: str) -> None:
         """Write without a lock: not where another holds one."""
         other = self.owner.get(name)
-        locked = other is not None and self._live(other)
         self.number += 1
         put = Put(name=name, how="set", value=b"%d" % self.number)
         wrote = self.boards.write(self.run, "board", self._author(who), self.number, [put])
         if wrote.what == "written":
+            locked = other is not None and self._live(other)
             assert not locked, "a write was accepted that a lock should have kept off"
             self.written[name] = self.number
 

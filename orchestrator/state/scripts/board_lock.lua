@@ -45,12 +45,10 @@ if not own then
   for i = 8, #ARGV do own.entries[#own.entries + 1] = ARGV[i] end
   queue[#queue + 1] = own
 end
-local over = own.until_ms <= NOW
-if over then own.until_ms = NOW - 1 end
-grant_locks(BOARD, queue)
+grant_locks(BOARD, queue, id)
 lock = mine(redis.call('HGET', BOARD, 'l:' .. ARGV[8]))
 if lock then return {'locked', lock.token, lock.until_ms - NOW} end
-if over then return {'busy', ''} end
+if own.until_ms <= NOW then return {'busy', ''} end
 local soonest = own.until_ms
 for _, waiter in ipairs(queue) do
   for _, entry in ipairs(waiter.entries) do
