@@ -290,7 +290,7 @@ _REFUSED: Final = {
     "conflict": "it has changed since it was read",
     "weaker": "it is held with no less confidence",
     "locked": "another has locked it",
-    "kind": "what stands there cannot be added to",
+    "kind": "what stands there cannot be added to, or not exactly",
 }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from orchestrator.agent import Context
 from orchestrator.board.handle import Board
 from orchestrator.messages import BoardEntry
+from orchestrator.resilience.options import is_number
 from orchestrator.state.boards import Locking, Refusal, Wrote
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ class _MemoryPost:
     def read(self, names: Sequence[str]) -> dict[str, BoardEntry]:
         return {name: self.entries[name] for name in names if name in self.entries}
 
-    def read_all(self) -> tuple[dict[str, BoardEntry], int]:
-        return dict(self.entries), self._writes
+    def read_all(self, names: Sequence[str] = ()) -> tuple[dict[str, BoardEntry], int]:
+        return self.read(names or list(self.entries)), self._writes
 
     def write(self, puts: Sequence[Put], *, once: str, watched: bool) -> Wrote:  # noqa: ARG002  the protocol's
         if once in self._once:
@@ -109,9 +110,10 @@ class _MemoryPost:
                 return "conflict"
             if put.rule == "confidence" and (put.confidence or 0) <= ((before and before.confidence) or 0):
                 return "weaker"
-        if before is not None and put.how in {"add", "append"}:
-            fits = isinstance(before.value, list) if put.how == "append" else isinstance(before.value, int | float)
-            return None if fits else "kind"
+        if put.how == "append" and before is not None:
+            return None if isinstance(before.value, list) else "kind"
+        if put.how == "add":
+            return None if _adds_up(before.value if before else 0, json.loads(put.value)) else "kind"
         return None
 
     def _written(self, put: Put) -> BoardEntry:
@@ -151,3 +153,11 @@ class _MemoryPost:
 
     async def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return function(*args, **kwargs)
+
+
+def _adds_up(one: object, other: object) -> bool:
+    """Tell whether the sum of two values is one that a script is exact about."""
+    if not is_number(one) or not is_number(other):
+        return False
+    whole = isinstance(one, int) and isinstance(other, int)
+    return is_number(one + other) and (not whole or max(map(abs, (one, other, one + other))) < 2**53)

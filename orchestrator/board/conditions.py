@@ -99,7 +99,8 @@ class Field(_Compared):
     """
     What an entry holds, to be compared with a plain value.
 
-    Where the entry, or the field, is not there, no comparison holds, nor does one with a value of another type.
+    Where the entry, or the field, is not there, no comparison holds. A value of another type is unequal, and
+    neither more nor less.
     """
 
     def __init__(self, entry: str, path: str = "") -> None:
@@ -197,7 +198,20 @@ def pattern_of(what: str, pattern: object) -> str:
 @lru_cache(maxsize=4096)
 def matches(pattern: str, name: str) -> bool:
     """Tell whether a name is one of a pattern."""
-    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), name) is not None
+    first, *more = pattern.split("*")
+    if not more:
+        return name == first
+    *middle, last = more
+    if len(name) < len(first) + len(last) or not name.startswith(first) or not name.endswith(last):
+        return False
+    # Each part as early as it comes: a regular expression tries again for each star.
+    at, end = len(first), len(name) - len(last)
+    for part in middle:
+        found = name.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True
 
 
 def depth(parts: Iterable[Any]) -> int:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
 from orchestrator.board.conditions import matches, pattern_of
@@ -121,8 +122,8 @@ class Post(Protocol):
     def read(self, names: Sequence[str]) -> dict[str, BoardEntry] | None:
         """Return those of some entries that are there; None: there is no board."""
 
-    def read_all(self) -> tuple[dict[str, BoardEntry], int] | None:
-        """Return all entries, and the writes so far; None: there is no board."""
+    def read_all(self, names: Sequence[str] = ()) -> tuple[dict[str, BoardEntry], int] | None:
+        """Return all entries, or those of these names, and the writes so far; None: there is no board."""
 
     def write(self, puts: Sequence[Put], *, once: str, watched: bool) -> Wrote:
         """Change entries, all or none, and let what this wakes be published; `watched`: whether it may wake any."""
@@ -171,6 +172,7 @@ class Board:
         self._seen: dict[str, int] = {}
         self._tokens: dict[str, str] = {}
         self._lost: set[str] = set()
+        """Tokens of locks: one that is told late must not count for the next lock of the same entry."""
 
     def __repr__(self) -> str:
         return f"<board of {self._flow.name}>"
@@ -247,7 +249,7 @@ class Board:
         """
         Add to an entry that is a number; a new one begins with it. Never in conflict; one round trip.
 
-        As of `append`.
+        As of `append`. A sum that would not be exact, of whole numbers from 2^53 on, or not finite, is refused.
         """
         return self._do(self._change(name, "add", amount, once))
 
@@ -338,10 +340,8 @@ class Board:
     async def _read(self, patterns: Sequence[str]) -> Snapshot:
         for pattern in patterns:
             pattern_of("read", pattern)
-        plain = bool(patterns) and not any("*" in pattern for pattern in patterns)
-        if plain and len(patterns) > MOST_AT_ONCE:
-            plain = False
-        found = await self._post.call(self._post.read_all)
+        named = 0 < len(patterns) <= MOST_AT_ONCE and not any("*" in pattern for pattern in patterns)
+        found = await self._post.call(self._post.read_all, patterns if named else ())
         if found is None:
             raise BoardClosed(self._flow.name, "it is not open yet")
         entries, writes = found
@@ -404,9 +404,10 @@ class Board:
         return Put(name=name, how="check", version=self._seen.get(name, 0), token=self._token(name))
 
     def _token(self, name: str) -> str:
-        if name in self._lost:
+        token = self._tokens.get(name, "")
+        if token in self._lost:
             raise LockLost(name)
-        return self._tokens.get(name, "")
+        return token
 
     def _merge(self, values: dict[str, object], refusals: Mapping[str, Refusal]) -> bool:
         """Merge what was overtaken with what stands there, where all of it can be; else False."""
@@ -465,6 +466,9 @@ class Board:
 
     async def _change(self, name: str, how: How, value: object, once: str) -> int:
         _check_once(once)
+        if how == "add" and not is_number(value):
+            msg = f"add takes a number, not {value!r:.80}"
+            raise InvalidInput(msg)
         written = self._flow.written(name, [value] if how == "append" else value)
         if how == "append":
             if written[:1] != b"[":
@@ -493,8 +497,11 @@ class Board:
                 )  # fmt: skip
                 wrote = await self._send(put, once)
                 refusal = (wrote.refusals or {}).get(name)
+                if wrote.what == "known":  # by an attempt before, or sent again: others may have written since
+                    item = await self._get(name)
+                    return value if item is None else item.value
                 if refusal is None or refusal.why not in {"conflict", "locked"}:
-                    self._settled(wrote, {name: value})
+                    self._settled(wrote)
                     self._seen[name] = version + 1
                     return value
                 overtaken += 1
@@ -559,7 +566,9 @@ class Lock:
         self._post.listen(self._id, bell.ring)
         try:
             while True:
-                found = await self._post.call(self._post.lock, self._id, self._names, ttl=self._ttl, wait=self._wait)
+                # Who is not in the queue any more does not wait for all of it once more.
+                wait = max(0.0, until - time.monotonic())
+                found = await self._post.call(self._post.lock, self._id, self._names, ttl=self._ttl, wait=wait)
                 if found.what != "waiting":
                     break
                 # Where nothing is heard it asks again when the one that holds it must have given it up.
@@ -575,8 +584,8 @@ class Lock:
         if found.what == "locked":
             for name in self._names:
                 self._board._tokens[name] = found.token  # noqa: SLF001  likewise
-                self._board._lost.discard(name)  # noqa: SLF001  likewise
-            self._post.keep(self._id, self._names, ttl=self._ttl, on_lost=self._lose)
+            lost = partial(self._board._lost.add, found.token)  # noqa: SLF001  likewise
+            self._post.keep(self._id, self._names, ttl=self._ttl, on_lost=lost)
             return
         flow = self._board._flow.name  # noqa: SLF001  likewise
         if found.what in {"busy", "crowded"}:
@@ -586,12 +595,8 @@ class Lock:
     async def give_up(self) -> None:
         """Let the next one have it."""
         for name in self._names:
-            self._board._tokens.pop(name, None)  # noqa: SLF001  likewise
-            self._board._lost.discard(name)  # noqa: SLF001  likewise
+            self._board._lost.discard(self._board._tokens.pop(name, ""))  # noqa: SLF001  likewise
         await self._post.call(self._post.unlock, self._id, self._names)
-
-    def _lose(self) -> None:
-        self._board._lost.update(self._names)  # noqa: SLF001  likewise
 
 
 class _Bell:

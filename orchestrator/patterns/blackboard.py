@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
+from pydantic_core import PydanticSerializationError
 
 from orchestrator.agent import NAME, Agent, agents, from_json, to_json
 from orchestrator.board.conditions import DEEPEST, NAMED, TASK, Condition, depth, is_entry, matches, pattern_of
@@ -339,7 +340,7 @@ class Blackboard:
         Raises:
             InvalidInput: it does not fit, or there is no such entry.
         """
-        return to_json(self.type_of(entry), self.check(entry, value))
+        return self.dump(entry, self.check(entry, value))
 
     def load(self, entry: str, stored: JsonValue) -> Any:  # noqa: ANN401  the entry's type
         """
@@ -355,8 +356,24 @@ class Blackboard:
             raise InvalidInput(msg) from None
 
     def dump(self, entry: str, value: object) -> bytes:
-        """Return a value of an entry's type as JSON."""
-        return to_json(self.type_of(entry), value)
+        """
+        Return a value of an entry's type as JSON.
+
+        Raises:
+            InvalidInput: it holds what JSON has not; nobody could read it again.
+        """
+        kind = self.type_of(entry)
+        try:
+            written = to_json(kind, value)
+            if b"null" in written:  # which NaN and infinity become
+                from_json(kind, written)
+        except PydanticSerializationError as error:
+            msg = f"what is written to entry {entry!r} has no JSON: {error}"
+            raise InvalidInput(msg) from None
+        except ValidationError:
+            msg = f"what is written to entry {entry!r} has no JSON that reads as its type: NaN or infinity, maybe"
+            raise InvalidInput(msg) from None
+        return written
 
     def rule_of(self, entry: str) -> Rule:
         """Return what happens where two writes to an entry rest on the same version."""

@@ -141,15 +141,21 @@ class Boards:
 
     def read(self, run_id: str, step: str, names: Sequence[str]) -> dict[str, BoardEntry] | None:
         """Return those of some entries that are there, as they stood together; None: there is no such board yet."""
-        fields = ["#state", *(f"{kind}:{name}" for name in names for kind in "mv")]
-        state, *found = cast("list[bytes | None]", self._client.hmget(keys.board(run_id, step), fields))
-        if state is None:
+        found = self.look(run_id, step, names)
+        return None if found is None else found[0]
+
+    def look(self, run_id: str, step: str, names: Sequence[str]) -> tuple[dict[str, BoardEntry], int] | None:
+        """Return the same, and how many writes there had been."""
+        fields = ["#sums", *(f"{kind}:{name}" for name in names for kind in "mv")]
+        sums, *found = cast("list[bytes | None]", self._client.hmget(keys.board(run_id, step), fields))
+        if sums is None:
             return None
-        return {
+        entries = {
             name: _entry(meta, value)
             for name, meta, value in zip(names, found[::2], found[1::2], strict=True)
             if meta is not None and value is not None
         }
+        return entries, int(sums.split()[0])
 
     def write(
         self,

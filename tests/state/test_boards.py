@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.board.conditions import Condition, Count, Entry
+from orchestrator.board.conditions import Condition, Count, Entry, matches
 from orchestrator.messages import MAX_STEPS, BoardRules, BoardState, PlanStep, RunState, SourceRules
 from orchestrator.state.boards import Author, Boards, Put, Wrote
 from orchestrator.state.fan_outs import FanOuts
@@ -321,6 +323,83 @@ def test_numbers_and_lists_are_added_to_whatever_others_do(store: RunStore, boar
         assert wrote.refusals["text"].why == "kind"
 
 
+@pytest.mark.parametrize(
+    ("values", "stands"),
+    [
+        ((b"9007199254740990", b"1"), 2**53 - 1),
+        ((b"0.1", b"0.2"), 0.1 + 0.2),
+        ((b"1.5", b"1.5"), 3.0),
+        ((b"1e300", b"1e300"), 2e300),
+        ((b"9007199254740992.0", b"3"), 9007199254740996.0),
+        ((b"-0.0", b"0"), 0.0),
+    ],
+)
+def test_a_sum_is_what_its_log_folds_to(
+    store: RunStore, boards: Boards, values: tuple[bytes, ...], stands: float
+) -> None:
+    run = submit(store, rules(source("fill")))
+    pen = Pen(boards, run)
+    for value in values:
+        assert pen.put("sum", value, how="add").what == "written"
+    assert board(store, run).entries["sum"].value == stands
+    # a whole number stays one, and another does not become one
+    assert type(board(store, run).entries["sum"].value) is type(stands)
+
+
+@pytest.mark.parametrize(
+    ("stands", "added"),
+    [
+        (b"9007199254740991", b"1"),
+        (b"9007199254740993", b"0"),
+        (b"1", b"100000000000000000000"),
+        (b"1.7e308", b"1.7e308"),
+        (b"1", b'"x"'),
+        (b"1", b"null"),
+        (b"null", b"1"),
+    ],
+)
+def test_a_sum_that_would_not_be_exact_is_refused(store: RunStore, boards: Boards, stands: bytes, added: bytes) -> None:
+    run = submit(store, rules(source("fill")))
+    pen = Pen(boards, run)
+    pen.put("sum", stands, version=0)
+    before = board(store, run)
+    wrote = pen.put("sum", added, how="add")
+    assert wrote.refusals is not None
+    assert wrote.refusals["sum"].why == "kind"
+    assert board(store, run) == before
+
+
+def test_a_confidence_is_kept_to_its_last_digit(store: RunStore, boards: Boards) -> None:
+    run = submit(store, rules(source("fill")))
+    pen = Pen(boards, run)
+    for number, confidence in enumerate((1 / 3, 0.1 + 0.2, 1e-7, 1)):
+        pen.put("plan", version=number, confidence=confidence)
+        assert board(store, run).entries["plan"].confidence == confidence
+
+
+def test_a_pattern_with_many_stars_does_not_hold_up_redis(store: RunStore, boards: Boards) -> None:
+    run = submit(store, rules(source("fill", "a*" * 40 + "b"), source("audit", "a*" * 40 + "a")))
+    begun = time.monotonic()
+    assert Pen(boards, run).put("a" * 200, version=0).change is not None
+    assert time.monotonic() - begun < 1
+    assert ready(store, run) == ["audit#1"]
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*", "a", "a*", "*a", "*a*", "a*b", "a*a", "a**b", "**", "a.*", "*-*.*", "ab*ba", "%a"]
+)
+def test_patterns_fit_alike_in_redis_and_here(store: RunStore, boards: Boards, pattern: str) -> None:
+    names = ["a", "b", "ab", "aa", "aba", "abba", "a.b", "axb", "x-y.z", "x-y", "a-a.", "aab"]
+    run = submit(store, rules(source("fill"), source("other", pattern), max_entries=20))
+    Pen(boards, run).puts(*(Put(name=name, how="set", version=0) for name in names))
+    wanted = [name for name in names if matches(pattern, name)]
+    assert wanted == [name for name in names if fnmatchcase(name, pattern)]
+    if wanted:
+        assert [name for name in begin(store, run, "other#1").step.changed if name != "task"] == wanted
+    else:
+        assert "other#1" not in ready(store, run)
+
+
 def test_the_same_write_sent_again_is_made_once(store: RunStore, boards: Boards) -> None:
     run = submit(store, rules(source("fill")))
     pen = Pen(boards, run)
@@ -329,19 +408,36 @@ def test_the_same_write_sent_again_is_made_once(store: RunStore, boards: Boards)
     again = boards.write(run, BOARD, pen.by, 7, [put])
     assert (first.what, again.what, first.seq, again.seq) == ("written", "known", 1, 1)
     assert board(store, run).entries["count"].value == 1
+    # nor is an earlier one that was on its way for longer
+    assert boards.write(run, BOARD, pen.by, 8, [put]).what == "written"
+    assert boards.write(run, BOARD, pen.by, 7, [put]).what == "known"
+    assert board(store, run).entries["count"].value == 2
+
+
+@pytest.mark.parametrize("more", [{"goal": Entry("count")}, {"max_writes": 1}])
+def test_a_write_that_ended_the_board_is_known_when_it_is_sent_again(
+    store: RunStore, boards: Boards, more: dict[str, Any]
+) -> None:
+    run = submit(store, rules(source("fill"), otherwise="degrade", **more))
+    for author in (by(), by(begin(store, run, "fill#1"))):
+        put = Put(name="count", how="add", value=b"1")
+        said = [boards.write(run, BOARD, author, 1, [put]).what for _ in range(2)]
+        assert said in (["written", "known"], ["closed", "closed"])
+    assert store.load(run).status == "completed"
 
 
 def test_what_is_to_be_written_once_is_not_written_by_another_attempt(store: RunStore, boards: Boards) -> None:
     run = submit(store, rules(source("fill")))
     begun = begin(store, run, "fill#1")
-    assert Pen(boards, run, begun).puts(Put(name="log", how="append", value=b"1"), once="found").what == "written"
+    before = Pen(boards, run, begun)
+    assert before.puts(Put(name="log", how="append", value=b"1"), once="found").what == "written"
     store.postpone(begun, 0, "again")
     wait_until(lambda: store.wake([(run, "fill#1")]) == ["ready"], 5, "its delay is over")
     again = store.begin(run, "fill#1", agent="fill", nonce="other", worker="w")
     assert isinstance(again, Begun)
     assert Pen(boards, run, again).puts(Put(name="log", how="append", value=b"1"), once="found").what == "known"
     # and the attempt before it writes nothing any more
-    assert Pen(boards, run, begun).put("late", version=0).what == "stale"
+    assert before.put("late", version=0).what == "stale"
     assert board(store, run).entries["log"].value == [1]
 
 
@@ -550,7 +646,40 @@ def test_who_does_not_wait_is_told_so_and_who_waited_long_enough(store: RunStore
     assert pen.lock("4", "a").what == "locked"
 
 
+def test_who_has_waited_long_enough_holds_up_nobody(store: RunStore, boards: Boards) -> None:
+    run = submit(store, rules(source("fill"), source("audit")))
+    fill, audit = begin(store, run, "fill#1"), begin(store, run, "audit#1")
+    pen = Pen(boards, run)
+    pen.lock("1", "a")
+    # given one that waits and does not ask again, since it is dead: its time is over
+    assert pen.lock("2", "a", "b", ttl=60, wait=0.001).what == "waiting"
+    assert pen.lock("3", "a").what == "waiting"
+    wait_until(lambda: pen.lock("4", "b").what == "locked", 5, "its time is over")
+    # and a step that waits, and is over before that
+    assert Pen(boards, run, fill).lock("5", "a", "c").what == "waiting"
+    assert Pen(boards, run, audit).lock("6", "c").what == "waiting"
+    store.commit(fill, b"1")
+    assert Pen(boards, run, audit).lock("6", "c").what == "locked"
+    # then the lock goes to who is there
+    boards.unlock(run, BOARD, "1", ["a"])
+    assert pen.lock("3", "a").what == "locked"
+
+
 # Sent again
+
+
+def test_a_board_that_has_come_to_its_writes_may_be_written_to_again(store: RunStore, boards: Boards) -> None:
+    run = submit(store, rules(source("fill"), goal=Entry("done"), max_writes=2))
+    pen = Pen(boards, run)
+    for number in range(2):
+        pen.put("plan", version=number)
+    assert (store.load(run).status, board(store, run).outcome) == ("failed", "limit")
+    store.redrive(run, step="", value=None, agent="", deadline=60.0, by="ann")
+    # those of before are not held against it
+    assert pen.put("plan", version=2).what == "written"
+    assert board(store, run).status == "open"
+    pen.put("plan", version=3)
+    assert (store.load(run).status, board(store, run).outcome) == ("failed", "limit")
 
 
 def test_a_board_that_failed_goes_on_with_what_stands_there(store: RunStore, boards: Boards) -> None:

@@ -9,8 +9,7 @@ board     hash    {sNN}:run:<id>:board:<step>
   s:<name>  JSON of a source: n, its wakes; busy, the step of the one that has not ended; dirty, what has changed since it
             last began; since, when that was first so
   m:<entry> JSON of an entry beside its value: v, its version; s, the write that it was changed by; a, its author; p, the
-            step; t, when; c, the confidence; r, its conflict rule; w, the sources that watch it; g, whether a
-            condition asks for it
+            step; t, when; c, the confidence; w, the sources that watch it; g, whether a condition asks for it
   v:<entry> its value, JSON
   l:<entry> JSON of its lock: token, until_ms, the step and the fence of its holder, id of who asked
   #fence    locks given so far; #queue: JSON of who waits for some, the first one first
@@ -23,13 +22,28 @@ local function board_key(step)
   return RUN .. ':board:' .. step
 end
 
-local function pattern_of(glob)
-  return '^' .. string.gsub(string.gsub(glob, '[^%w%*]', '%%%0'), '%*', '.*') .. '$'
+-- Each part between stars as early as it comes: Lua's own patterns try again for each star, and Redis stands still.
+local function fits(glob, name)
+  local star = string.find(glob, '*', 1, true)
+  if not star then return glob == name end
+  if string.sub(name, 1, star - 1) ~= string.sub(glob, 1, star - 1) then return false end
+  local at = star
+  while true do
+    local after = star + 1
+    star = string.find(glob, '*', after, true)
+    if not star then
+      local last = #name - (#glob - after)
+      return last >= at and string.sub(name, last) == string.sub(glob, after)
+    end
+    local from, to = string.find(name, string.sub(glob, after, star - 1), at, true)
+    if not from then return false end
+    at = to + 1
+  end
 end
 
 local function matches(globs, name)
   for _, glob in ipairs(globs) do
-    if glob == '*' or string.find(name, pattern_of(glob)) then return true end
+    if fits(glob, name) then return true end
   end
   return false
 end
@@ -203,8 +217,10 @@ open_board = function(board, rec, dispatch_ms)
     redis.call('HSET', RUN, 'boards', cjson.encode(boards))
     redis.call('HSET', key, '#sums', '0 0 0')
   end
+  -- Writes are numbered on where it is opened again, and those of before are not held against it.
+  local writes = tonumber(string.match(redis.call('HGET', key, '#sums'), '%d+'))
   redis.call('HSET', key, '#state', 'open', '#wakes', 0, '#busy', 0, '#limits',
-    table.concat({rules.max_entries, rules.max_bytes, rules.max_total, rules.max_writes}, ' '))
+    table.concat({rules.max_entries, rules.max_bytes, rules.max_total, writes + rules.max_writes}, ' '))
   for _, source in ipairs(rules.sources) do
     -- Of one that is opened again nothing of what was under way is.
     if known then save_source(key, source.name, {n = source_state(key, source.name).n}) end

@@ -4,31 +4,40 @@ ARGV[2]   step    string  that writes; empty: somebody outside
 ARGV[3]   fence   string  its fence, from begin
 ARGV[4]   author  string  its source, or who
 ARGV[5]   writer  string  whose writes come one after the other
-ARGV[6]   number  integer of the write, which is not taken twice
+ARGV[6]   number  integer of the write: one that is not above the last one's is not taken again
 ARGV[7]   once    string  a name under which the wake writes once, or empty
 ARGV[8]   dispatch_ms  integer
 ARGV[9..] put     string  of each entry seven: its name; set | add | append | check; the version that it must have, 0 where
-                          it must not be there, or empty; the confidence, or empty; the token of its lock, or empty; its
-                          conflict rule where it is new; its value, JSON
+                          it must not be there, or empty; the confidence, or empty; the token of its lock, or empty; what
+                          becomes of it where the version is another: last | confidence | any other, refused; its value,
+                          JSON
 Returns   {'written', seq, ready...} | {'known', seq} that was written before
           | {'refused', by turns: name, why, its record, JSON, its value, JSON, the last two empty where it is not there}
             why: conflict | weaker: its confidence is not higher | locked by another | lost: the lock is no more | kind: it is
-            no number, or no list
+            no number, or no list, or the sum would not be exact
           | {'full', what} | {'ended', outcome} | {'gone', ''} there is no such board yet
           | {'stale', ''} the step is another's | {'closed', ''} the run has ended, or goes on without the step
           | {'more', ''} without a library: a source watches it, or may.
           Where it is neither written nor known nothing was changed.
           ready: steps to be published, by turns with their agents
 ]]
+-- What is added makes, as JSON; nil where it is no number, or none that is exact: the log would fold to another one.
+local function sum_of(value, given)
+  local one, other = tonumber(value), tonumber(given)
+  local sum = one and other and one + other
+  if not sum or sum - sum ~= 0 then return nil end  -- not finite
+  if string.find(value, '[.eE]') or string.find(given, '[.eE]') then
+    local text = string.format('%.17g', sum)
+    return string.find(text, '[.e]') and text or text .. '.0'
+  end
+  if math.max(math.abs(one), math.abs(other), math.abs(sum)) >= 2 ^ 53 then return nil end
+  return string.format('%d', sum)
+end
+
 local function write_entries(BOARD, library)
   local name, step, fence, author, writer, number, once, dispatch_ms = unpack(ARGV, 1, 8)
   local run = redis.call('HMGET', RUN, 'status', 'step:' .. step)
-  if not run[1] or not live(run[1]) or run[1] == 'undoing' then return {'closed', ''} end
   local rec = step ~= '' and run[2] and cjson.decode(run[2]) or nil
-  if step ~= '' then
-    if not rec or rec.status == 'cancelled' then return {'closed', ''} end
-    if rec.status ~= 'running' or rec.fence ~= fence then return {'stale', ''} end
-  end
   -- Of a flow that is a source, it is the first step that says whose wake it is.
   local source = rec and (rec.source or rec.member and load(rec.member).source)
   if once ~= '' then once = 'k:' .. (rec and rec.member or author) .. ':' .. once end
@@ -40,9 +49,17 @@ local function write_entries(BOARD, library)
     fields[#fields + 1], fields[#fields + 2], fields[#fields + 3] = 'm:' .. entry, 'v:' .. entry, 'l:' .. entry
   end
   local found = redis.call('HMGET', BOARD, unpack(fields))
+  -- Before anything else: a write may end the board or the run, and its reply be lost.
+  if found[4] then
+    local last, written = string.match(found[4], '(%d+) (%d+)')
+    if tonumber(number) <= tonumber(last) then return {'known', written} end
+  end
+  if not run[1] or not live(run[1]) or run[1] == 'undoing' then return {'closed', ''} end
+  if step ~= '' then
+    if not rec or rec.status == 'cancelled' then return {'closed', ''} end
+    if rec.status ~= 'running' or rec.fence ~= fence then return {'stale', ''} end
+  end
   if not found[1] then return {'gone', ''} end
-  local before = found[4] and string.match(found[4], '^' .. number .. ' (.*)$')
-  if before then return {'known', before} end
   if found[1] ~= 'open' then return {'ended', redis.call('HGET', BOARD, '#outcome') or 'goal'} end
   if once ~= '' and found[5] then return {'known', found[5]} end
   local writes, entries, bytes = string.match(found[2], '(%d+) (%d+) (%d+)')
@@ -59,7 +76,8 @@ local function write_entries(BOARD, library)
     local entry, what, expected, confidence, token = put[1], put[2], put[3], put[4], put[5]
     local at = 3 + 3 * i
     local held, value, locked = found[at], found[at + 1], found[at + 2]
-    local meta = held and cjson.decode(held) or {v = 0, r = put[6]}
+    local meta = held and cjson.decode(held) or {v = 0}
+    local rule = what == 'set' and put[6]
     metas[i] = meta
     local lock = locked and cjson.decode(locked)
     if lock and not holds_lock(lock) then lock = nil end
@@ -67,13 +85,15 @@ local function write_entries(BOARD, library)
       refuse(entry, 'lost', held, value)
     elseif lock and what ~= 'check' and lock.token ~= token then
       refuse(entry, 'locked', held, value)
-    elseif expected ~= '' and tonumber(expected) ~= meta.v and
-           (what ~= 'set' or meta.r ~= 'last' and meta.r ~= 'confidence') then
+    elseif expected ~= '' and tonumber(expected) ~= meta.v and rule ~= 'last' and rule ~= 'confidence' then
       refuse(entry, 'conflict', held, value)
-    elseif expected ~= '' and tonumber(expected) ~= meta.v and meta.r == 'confidence' and
+    elseif expected ~= '' and tonumber(expected) ~= meta.v and rule == 'confidence' and
            (tonumber(confidence) or 0) <= (meta.c or 0) then
       refuse(entry, 'weaker', held, value)
-    elseif what == 'add' and value and not tonumber(value) or what == 'append' and value and string.byte(value) ~= 91 then
+    elseif what == 'add' then
+      put[8] = sum_of(value or '0', put[7])
+      if not put[8] then refuse(entry, 'kind', held, value) end
+    elseif what == 'append' and value and string.byte(value) ~= 91 then
       refuse(entry, 'kind', held, value)
     end
   end
@@ -81,15 +101,13 @@ local function write_entries(BOARD, library)
 
   -- What follows is written in one go; only here it is known to fit.
   local fresh, listed, marked, asked = {}, {}, nil, false
+  local who = ',"a":' .. cjson.encode(author) .. (step ~= '' and ',"p":' .. cjson.encode(step) or '')
   for i, put in ipairs(puts) do
     local entry, what, confidence, given, meta = put[1], put[2], put[4], put[7], metas[i]
     if what ~= 'check' then
       local value = found[4 + 3 * i] or nil
-      local new = given
-      if what == 'add' and value then
-        local sum = tonumber(value) + tonumber(given)
-        new = sum == math.floor(sum) and math.abs(sum) < 2 ^ 53 and string.format('%d', sum) or string.format('%.17g', sum)
-      elseif what == 'append' then
+      local new = what == 'add' and value and put[8] or given
+      if what == 'append' then
         new = not value and '[' .. given .. ']' or value == '[]' and '[' .. given .. ']' or string.sub(value, 1, -2) .. ',' .. given .. ']'
       end
       if not library and (meta.v == 0 or meta.w or meta.g) then return {'more', ''} end
@@ -106,12 +124,14 @@ local function write_entries(BOARD, library)
         if entries > tonumber(most_entries) then return {'full', 'entries'} end
       end
       bytes = bytes + #new - (value and #value or 0)
-      meta.v, meta.s, meta.a, meta.p, meta.t = meta.v + 1, seq, author, step ~= '' and step or nil, NOW
-      meta.c = tonumber(confidence)
-      local at = #fresh
-      fresh[at + 1], fresh[at + 2], fresh[at + 3], fresh[at + 4] = 'm:' .. entry, cjson.encode(meta), 'v:' .. entry, new
-      listed[#listed + 1] = cjson.encode(entry) .. ':{"v":' .. meta.v .. ',"how":"' .. what .. '"' ..
-        (meta.c and ',"c":' .. confidence or '') .. ',"value":' .. given .. '}'
+      -- Put together by hand: cjson's numbers have fourteen digits, and of a confidence the log has all of them.
+      local sure = confidence ~= '' and ',"c":' .. confidence or ''
+      local at, version = #fresh, meta.v + 1
+      fresh[at + 1], fresh[at + 2], fresh[at + 3], fresh[at + 4] =
+        'm:' .. entry, '{"v":' .. version .. ',"s":' .. seq .. ',"t":' .. NOW .. sure ..
+          (meta.w and ',"w":' .. cjson.encode(meta.w) or '') .. (meta.g and ',"g":true' or '') .. who .. '}',
+        'v:' .. entry, new
+      listed[#listed + 1] = cjson.encode(entry) .. ':{"v":' .. version .. ',"how":"' .. what .. '"' .. sure .. ',"value":' .. given .. '}'
       asked = asked or meta.g
       for _, place in ipairs(meta.w or {}) do
         rules = rules or load(name).rules
