@@ -1,6 +1,5 @@
 --[[ _base: what scripts share that change a run or a blackboard; the registry puts it behind _run.lua and _few.lua.
 ]]
-local ID = string.match(RUN, '.*:(.*)')
 local TIME = redis.call('TIME')
 local NOW = TIME[1] * 1000 + math.floor(TIME[2] / 1000)
 local READIED = {}  -- steps that this script has made ready, each with its agent: publish them
@@ -23,5 +22,5 @@ end
 -- Facts are a table, or JSON.
 local function emit(kind, facts)
   local data = type(facts) == 'string' and facts or cjson.encode(facts)
-  redis.call('XADD', EVENTS, '*', 'type', kind, 'v', '1', 'at', string.format('%d', NOW), 'data', data)
+  redis.call('XADD', EVENTS, '*', 'type', kind, 'v', '1', 'at', NOW, 'data', data)
 end

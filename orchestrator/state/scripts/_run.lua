@@ -19,6 +19,7 @@ KEYS[15]  dead       zset    {sNN}:dead
 KEYS[16]  children   set     {sNN}:run:<id>:children
 ]]
 local RUN, DATA, EVENTS = KEYS[1], KEYS[2], KEYS[3]
+local ID = string.match(RUN, '.*:(.*)')
 local READY, LEASES, TIMERS, MARKS = KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local INDEX = {queued = KEYS[8], running = KEYS[9], waiting = KEYS[10],
                completed = KEYS[11], failed = KEYS[12], cancelled = KEYS[13], undoing = KEYS[14]}

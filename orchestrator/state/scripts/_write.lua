@@ -41,18 +41,17 @@ local function write_entries(BOARD, library)
   -- Of a flow that is a source, it is the first step that says whose wake it is.
   local source = rec and (rec.source or rec.member and load(rec.member).source)
   if once ~= '' then once = 'k:' .. (rec and rec.member or author) .. ':' .. once end
-  local fields = {'#state', '#sums', '#limits', 'n:' .. writer, once}
-  local puts = {}
+  local fields, last = {'#state', '#sums', '#limits', 'n:' .. writer, once}, 5
   for i = 9, #ARGV, 7 do
     local entry = ARGV[i]
-    puts[#puts + 1] = {unpack(ARGV, i, i + 6)}
-    fields[#fields + 1], fields[#fields + 2], fields[#fields + 3] = 'm:' .. entry, 'v:' .. entry, 'l:' .. entry
+    fields[last + 1], fields[last + 2], fields[last + 3] = 'm:' .. entry, 'v:' .. entry, 'l:' .. entry
+    last = last + 3
   end
   local found = redis.call('HMGET', BOARD, unpack(fields))
   -- Before anything else: a write may end the board or the run, and its reply be lost.
   if found[4] then
-    local last, written = string.match(found[4], '(%d+) (%d+)')
-    if tonumber(number) <= tonumber(last) then return {'known', written} end
+    local before, written = string.match(found[4], '(%d+) (%d+)')
+    if tonumber(number) <= tonumber(before) then return {'known', written} end
   end
   if not run[1] or not live(run[1]) or run[1] == 'undoing' then return {'closed', ''} end
   if step ~= '' then
@@ -67,73 +66,83 @@ local function write_entries(BOARD, library)
   entries, bytes = tonumber(entries), tonumber(bytes)
   local most_entries, most_bytes, most_in_all, most_writes = string.match(found[3], '(%d+) (%d+) (%d+) (%d+)')
 
-  local refused, rules, metas = {'refused'}, nil, {}
-  local function refuse(entry, why, meta, value)
-    local at = #refused
-    refused[at + 1], refused[at + 2], refused[at + 3], refused[at + 4] = entry, why, meta or '', value or ''
-  end
-  for i, put in ipairs(puts) do
-    local entry, what, expected, confidence, token = put[1], put[2], put[3], put[4], put[5]
-    local at = 3 + 3 * i
+  local refused, rules, versions, sums = nil, nil, {}, {}
+  local at = 6
+  for i = 9, #ARGV, 7 do
+    local what, expected, token = ARGV[i + 1], ARGV[i + 2], ARGV[i + 4]
     local held, value, locked = found[at], found[at + 1], found[at + 2]
-    local meta = held and cjson.decode(held) or {v = 0}
-    local rule = what == 'set' and put[6]
-    metas[i] = meta
+    -- What is wanted of its record is looked for there: to decode all of it costs as much as what is done with it.
+    local version = held and tonumber(string.match(held, '"v":(%d+)')) or 0
+    local other = expected ~= '' and tonumber(expected) ~= version
+    local rule, why = other and what == 'set' and ARGV[i + 5], nil
+    versions[at] = version
     local lock = locked and cjson.decode(locked)
     if lock and not holds_lock(lock) then lock = nil end
     if token ~= '' and not (lock and lock.token == token) then
-      refuse(entry, 'lost', held, value)
+      why = 'lost'
     elseif lock and what ~= 'check' and lock.token ~= token then
-      refuse(entry, 'locked', held, value)
-    elseif expected ~= '' and tonumber(expected) ~= meta.v and rule ~= 'last' and rule ~= 'confidence' then
-      refuse(entry, 'conflict', held, value)
-    elseif expected ~= '' and tonumber(expected) ~= meta.v and rule == 'confidence' and
-           (tonumber(confidence) or 0) <= (meta.c or 0) then
-      refuse(entry, 'weaker', held, value)
+      why = 'locked'
+    elseif other and rule ~= 'last' and rule ~= 'confidence' then
+      why = 'conflict'
+    elseif rule == 'confidence' and (tonumber(ARGV[i + 3]) or 0) <= (held and cjson.decode(held).c or 0) then
+      why = 'weaker'
     elseif what == 'add' then
-      put[8] = sum_of(value or '0', put[7])
-      if not put[8] then refuse(entry, 'kind', held, value) end
+      sums[at] = sum_of(value or '0', ARGV[i + 6])
+      why = not sums[at] and 'kind'
     elseif what == 'append' and value and string.byte(value) ~= 91 then
-      refuse(entry, 'kind', held, value)
+      why = 'kind'
     end
+    if why then
+      refused = refused or {'refused'}
+      local n = #refused
+      refused[n + 1], refused[n + 2], refused[n + 3], refused[n + 4] = ARGV[i], why, held or '', value or ''
+    end
+    at = at + 3
   end
-  if #refused > 1 then return refused end
+  if refused then return refused end
 
   -- What follows is written in one go; only here it is known to fit.
   local fresh, listed, marked, asked = {}, {}, nil, false
-  local who = ',"a":' .. cjson.encode(author) .. (step ~= '' and ',"p":' .. cjson.encode(step) or '')
-  for i, put in ipairs(puts) do
-    local entry, what, confidence, given, meta = put[1], put[2], put[4], put[7], metas[i]
+  local of, wrote = cjson.encode(author), step ~= '' and cjson.encode(step)
+  local who = ',"a":' .. of .. (wrote and ',"p":' .. wrote or '') .. '}'
+  last, at = 0, 3
+  for i = 9, #ARGV, 7 do
+    local entry, what, confidence, given = ARGV[i], ARGV[i + 1], ARGV[i + 3], ARGV[i + 6]
+    at = at + 3
     if what ~= 'check' then
-      local value = found[4 + 3 * i] or nil
-      local new = what == 'add' and value and put[8] or given
+      local held, value, version = found[at], found[at + 1], versions[at]
+      local new = value and sums[at] or given
       if what == 'append' then
         new = not value and '[' .. given .. ']' or value == '[]' and '[' .. given .. ']' or string.sub(value, 1, -2) .. ',' .. given .. ']'
       end
-      if not library and (meta.v == 0 or meta.w or meta.g) then return {'more', ''} end
-      if meta.v == 0 then
+      -- Of who watches it, and whether a condition asks for it, nothing stands there for most.
+      local watched = held and string.match(held, '"w":(%b[])')
+      local watchers, asks = watched and cjson.decode(watched), held and string.find(held, '"g":true', 1, true)
+      if not library and (version == 0 or watched or asks) then return {'more', ''} end
+      if version == 0 then
         rules = rules or load(name).rules
         entries = entries + 1
         for place, each in ipairs(rules.sources) do
           if library().matches(each.watch, entry) then
-            meta.w = meta.w or {}
-            meta.w[#meta.w + 1] = place
+            watchers = watchers or {}
+            watchers[#watchers + 1] = place
           end
         end
-        meta.g = rules.asked and library().matches(rules.asked, entry) or nil
+        watched = watchers and cjson.encode(watchers)
+        asks = rules.asked and library().matches(rules.asked, entry)
         if entries > tonumber(most_entries) then return {'full', 'entries'} end
       end
       bytes = bytes + #new - (value and #value or 0)
       -- Put together by hand: cjson's numbers have fourteen digits, and of a confidence the log has all of them.
       local sure = confidence ~= '' and ',"c":' .. confidence or ''
-      local at, version = #fresh, meta.v + 1
-      fresh[at + 1], fresh[at + 2], fresh[at + 3], fresh[at + 4] =
-        'm:' .. entry, '{"v":' .. version .. ',"s":' .. seq .. ',"t":' .. NOW .. sure ..
-          (meta.w and ',"w":' .. cjson.encode(meta.w) or '') .. (meta.g and ',"g":true' or '') .. who .. '}',
-        'v:' .. entry, new
+      version = version + 1
+      fresh[last + 1], fresh[last + 2], fresh[last + 3], fresh[last + 4] =
+        fields[at], '{"v":' .. version .. ',"s":' .. seq .. ',"t":' .. NOW .. sure ..
+          (watched and ',"w":' .. watched or '') .. (asks and ',"g":true' or '') .. who, fields[at + 1], new
+      last = last + 4
       listed[#listed + 1] = cjson.encode(entry) .. ':{"v":' .. version .. ',"how":"' .. what .. '"' .. sure .. ',"value":' .. given .. '}'
-      asked = asked or meta.g
-      for _, place in ipairs(meta.w or {}) do
+      asked = asked or asks
+      for _, place in ipairs(watchers or {}) do
         rules = rules or load(name).rules
         local each = rules.sources[place]
         if each.own or each.name ~= source then
@@ -147,13 +156,12 @@ local function write_entries(BOARD, library)
   end
   if bytes > tonumber(most_in_all) then return {'full', 'bytes'} end
   if not library and seq >= tonumber(most_writes) then return {'more', ''} end
-  local at = #fresh
-  fresh[at + 1], fresh[at + 2], fresh[at + 3], fresh[at + 4] =
-    '#sums', seq .. ' ' .. entries .. ' ' .. bytes, 'n:' .. writer, number .. ' ' .. seq
-  if once ~= '' then fresh[at + 5], fresh[at + 6] = once, seq end
+  fresh[last + 1], fresh[last + 2], fresh[last + 3], fresh[last + 4] =
+    '#sums', seq .. ' ' .. entries .. ' ' .. bytes, fields[4], number .. ' ' .. seq
+  if once ~= '' then fresh[last + 5], fresh[last + 6] = once, seq end
   redis.call('HSET', BOARD, unpack(fresh))
-  emit('EntriesWritten', '{"board":' .. cjson.encode(name) .. ',"seq":' .. seq .. ',"by":' .. cjson.encode(author) ..
-    (step ~= '' and ',"step":' .. cjson.encode(step) or '') .. ',"entries":{' .. table.concat(listed, ',') .. '}' ..
+  emit('EntriesWritten', '{"board":' .. cjson.encode(name) .. ',"seq":' .. seq .. ',"by":' .. of ..
+    (wrote and ',"step":' .. wrote or '') .. ',"entries":{' .. table.concat(listed, ',') .. '}' ..
     (marked and ',"marked":' .. cjson.encode(marked) or '') .. '}')
   for each, changed in pairs(marked or {}) do
     library().mark_dirty(BOARD, each, library().source_state(BOARD, each), changed)
