@@ -50,6 +50,10 @@ def test_every_board_reaches_its_goal_whatever_is_killed(
     seed = int(os.environ.get("CHAOS_SEED") or secrets.randbelow(1_000_000))
     print(f"CHAOS_SEED={seed}")  # noqa: T201  what to type to see it again
     chance = random.Random(seed)
+    # Each at least once, where there are as many; in the small one a worker and the server.
+    struck = [kill_server, kill_worker, kill_child, kill_all_workers][:faults]
+    struck += chance.choices(FAULTS, k=faults - len(struck))
+    chance.shuffle(struck)
     deployment = make(
         kind,
         settings=FAST | {"max_attempts": 50},
@@ -63,10 +67,10 @@ def test_every_board_reaches_its_goal_whatever_is_killed(
     with Supervisor(deployment):
         boards = [deployment.client.submit("planning", {"weeks": WEEKS}) for _ in range(runs)]
         # when one thing after the other is killed, each after more of them have begun to be written
-        for number in range(faults):
+        for number, fault in enumerate(struck):
             begun = boards[: 1 + number * runs // faults]
             wait_until(functools.partial(go_on, begun, 5 + chance.randrange(9)), 60, "they go on")
-            strike = Strike(0, chance.choice(FAULTS), chance.uniform(0, 1))
+            strike = Strike(0, fault, chance.uniform(0, 1))
             strike.fault(deployment, chance.choice(deployment.workers), strike)
         # then each has come to its goal
         for run in boards:

@@ -46,6 +46,10 @@ def test_every_rota_is_valid_whatever_is_killed(
     seed = int(os.environ.get("CHAOS_SEED") or secrets.randbelow(1_000_000))
     print(f"CHAOS_SEED={seed}")  # noqa: T201  what to type to see it again
     chance = random.Random(seed)
+    # Each at least once, where there are as many; in the small one a worker and the server.
+    struck = [kill_server, kill_worker, kill_child, kill_all_workers][:faults]
+    struck += chance.choices(FAULTS, k=faults - len(struck))
+    chance.shuffle(struck)
     deployment = make(
         kind,
         settings=FAST | {"max_attempts": 50},
@@ -60,7 +64,7 @@ def test_every_rota_is_valid_whatever_is_killed(
     with Supervisor(deployment):
         plans = [deployment.client.submit(rota, Request(instance=instance, out=str(tmp_path))) for _ in range(runs)]
         # when one thing after the other is killed, each after something more has happened
-        for _ in range(faults):
+        for fault in struck:
             before = sum(len(run.events()) for run in plans)
             more = chance.randrange(5, 20)
             wait_until(
@@ -71,7 +75,7 @@ def test_every_rota_is_valid_whatever_is_killed(
                 60,
                 "they go on",
             )
-            strike = Strike(0, chance.choice(FAULTS), chance.uniform(0, 1))
+            strike = Strike(0, fault, chance.uniform(0, 1))
             strike.fault(deployment, chance.choice(deployment.workers), strike)
         # then each ends with a plan that keeps every rule
         for run in plans:
