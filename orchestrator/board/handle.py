@@ -475,10 +475,7 @@ class Board:
                 msg = f"entry {name!r} is no list: nothing can be appended to it"
                 raise InvalidInput(msg)
             written = written[1:-1]
-        put = Put(
-            name=name, how=how, value=written, token=self._token(name), rule=RULES[type(self._flow.rule_of(name))]
-        )
-        seq = self._settled(await self._send(put, once))
+        seq = self._settled(await self._send(Put(name, how, written, token=self._token(name)), once))
         self._seen.pop(name, None)
         return seq
 

@@ -160,6 +160,16 @@ def test_entries_that_are_named_are_read_as_they_stand_together(run: Run) -> Non
         board.write({"count": 9})
 
 
+def test_a_server_that_has_forgotten_its_scripts_is_told_them_again(run: Run, client: Client) -> None:
+    board = run.board(by="ann")
+    for _ in range(2):
+        board.add("count")
+        client.store.client.script_flush()
+    with board.lock("count"):
+        client.store.client.script_flush()
+    assert board.get("count").value == 2
+
+
 # Locks
 
 

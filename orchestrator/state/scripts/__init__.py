@@ -8,9 +8,12 @@ made anew at each call.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from importlib.resources import files
-from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
+
+from redis.exceptions import NoScriptError
 
 from orchestrator.state import keys
 
@@ -92,8 +95,20 @@ class Scripts:
 
     def __init__(self, client: Redis) -> None:
         def register(name: str) -> _Script:
-            return cast("_Script", client.register_script(source(name)))
+            script = client.register_script(source(name))
 
+            def call(
+                keys: Sequence[str], args: Sequence[str | bytes | float], client: Redis | Pipeline | None = None
+            ) -> object:
+                if client is None:
+                    # As redis-py does it, which looks up at each call what is known here.
+                    with contextlib.suppress(NoScriptError):
+                        return own.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
+                return script(keys, args, client)
+
+            return call
+
+        own: Any = client
         self._submit = register("submit")
         self._begin = register("begin")
         self._renew = register("renew")
