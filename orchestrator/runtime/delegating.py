@@ -11,6 +11,7 @@ from orchestrator.patterns.delegation import THOUSAND, Plan
 from orchestrator.patterns.flow import flows, locate, planner_of
 from orchestrator.patterns.hierarchy import Hierarchy
 from orchestrator.runtime.attempt import AttemptFailed, Delegated, Judged
+from orchestrator.runtime.boarding import woken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +99,19 @@ def gathered(process: WorkerProcess, begun: Begun) -> Begun:
     except WrongState as error:
         raise AttemptFailed(text_of(error), final=True) from error
     facts = json.dumps({"round": fan.round, "last": last})[1:-1].encode()
-    return replace(begun, value=b'{"task":' + begun.value + b"," + facts + b',"outcomes":[' + outcomes + b"]}")
+    task = _task(process, begun)
+    return replace(begun, value=b'{"task":' + task + b"," + facts + b',"outcomes":[' + outcomes + b"]}")
+
+
+def _task(process: WorkerProcess, begun: Begun) -> bytes:
+    """Return what the boss took: where it was woken by a blackboard, a wake."""
+    step = begun.step
+    if step.board is None or step.member is None:
+        return begun.value
+    first = process.fan_outs.first(begun.run_id, step.member)
+    if not first.delegates or first.next != step.name:
+        return begun.value  # others stand before the boss
+    return woken(replace(begun, step=first)).value
 
 
 def _outcome(step: StepState, answer: bytes | None) -> bytes:

@@ -141,6 +141,11 @@ class FanOuts:
                 step = StepState.model_validate({**json.loads(record), "name": name.decode()})
                 yield step, self._store.payloads.get(run_id, answer) if answer else None
 
+    def first(self, run_id: str, step: str) -> StepState:
+        """Return one step: the first of a member, or of what a blackboard's source does."""
+        _, name, record, *_ = self._scripts.gather(run_id, first=step, limit=1)
+        return StepState.model_validate({**json.loads(record), "name": name.decode()})
+
     def join(self, run_id: str, name: str) -> Change:
         """Let members come together as they are, where their time is over. Returns `joined`, `early` or `closed`."""
         return changed(self._scripts.join(run_id, name, dispatch_ms=self._dispatch_ms))

@@ -35,6 +35,9 @@ AGENTS = (
     "one",
     "two",
     "burst",
+    "split",
+    "square",
+    "gather",
     "talk",
     "fail",
     "hold",
@@ -139,6 +142,15 @@ def test_a_source_that_is_a_flow_writes_in_all_its_steps(deployment: Deployment)
     run = submit(deployment, "chained", times=3)
     assert run.result(timeout=SOON).entries == {"count": 103}
     assert [step.name for step in run.state().steps] == ["board", "twofold#1/one", "twofold#1/after"]
+
+
+def test_a_source_that_is_a_hierarchy_puts_together_what_it_was_woken_for(deployment: Deployment) -> None:
+    run = submit(deployment, "split-up", weeks=4)
+    assert run.result(timeout=SOON).entries == {"log": [14]}
+    last = run.state().step("squares#1/gather")
+    assert last is not None
+    assert run.value(last.output or "") == {"text": "squares 1 for task"}
+    folds(deployment, run)
 
 
 def test_each_assignment_of_a_hierarchy_may_be_a_board_of_its_own(deployment: Deployment) -> None:

@@ -326,6 +326,29 @@ twice = Pipeline("twofold", [one, after])
 chained = Blackboard("chained", task=Task, entries={"count": int}, sources=[Source(twice, watch="task")])
 
 
+@agent("boards.split")
+def split(wake: Wake[Task]) -> Plan:
+    """Give out as many numbers as there are weeks."""
+    return Plan([Assignment(to="square", input=Said(text=str(number))) for number in range(wake.task.weeks)])
+
+
+@agent("boards.square")
+async def square(said: Said) -> Said:
+    """Do a part of the work, without the board."""
+    return Said(text=str(int(said.text) ** 2))
+
+
+@agent("boards.gather")
+async def gather(ctx: Context, results: Results[Wake[Task], Said]) -> Said:
+    """Write what came of it, and why it was asked for."""
+    await ctx.board.append("log", sum(int(said.text) for said in results.values))
+    return Said(text=f"{results.task.source} {results.task.number} for {', '.join(results.task.changed)}")
+
+
+squares = Hierarchy("squares", boss=split, workers=[square], synthesize=gather)
+split_up = Blackboard("split-up", task=Task, entries={"log": list[int]}, sources=[Source(squares, watch="task")])
+
+
 @agent("boards.lead")
 def lead(task: Task) -> Plan:
     """Give a board to each of some numbers, and one where somebody fails."""
