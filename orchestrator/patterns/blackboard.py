@@ -520,6 +520,11 @@ class Blackboard:
             return (PlanStep(name="", agent=runs.name, within_ms=within_ms),)
         self._inner[name] = runs
         steps = runs.plan()
+        if steps[0].rules is not None:
+            raise self._invalid(
+                f"source {name!r} begins with a blackboard, which takes no wake: put its sources on this one, or an "
+                "agent in front of it"
+            )
         if any(step.undo for step in steps):
             raise self._invalid(f"source {name!r} has steps with undo: what is on a board is not undone, it is changed")
         return steps

@@ -35,6 +35,8 @@ AGENTS = (
     "one",
     "two",
     "burst",
+    "prepare",
+    "tell",
     "split",
     "square",
     "gather",
@@ -142,6 +144,13 @@ def test_a_source_that_is_a_flow_writes_in_all_its_steps(deployment: Deployment)
     run = submit(deployment, "chained", times=3)
     assert run.result(timeout=SOON).entries == {"count": 103}
     assert [step.name for step in run.state().steps] == ["board", "twofold#1/one", "twofold#1/after"]
+
+
+def test_a_board_between_two_stages_takes_from_one_and_gives_to_the_other(deployment: Deployment) -> None:
+    # and no message is left in a queue of its own, which nobody serves: all tests here look at that
+    run = submit(deployment, "between", times=3)
+    assert run.result(timeout=SOON).text == "quiet: {'count': 104}"
+    folds(deployment, run, "chained/board")
 
 
 def test_a_source_that_is_a_hierarchy_puts_together_what_it_was_woken_for(deployment: Deployment) -> None:

@@ -91,6 +91,15 @@ def test_a_blackboard_is_a_flow_with_one_step_of_its_own() -> None:
     assert found.input.validate_python({"size": 2}) == Work(size=2)
 
 
+@agent("unit-board.inside")
+def inside(wake: Wake[Wake[Work]]) -> Part:
+    """Work on a board that is one's own task."""
+    return Part(done=bool(wake.changed))
+
+
+within = declare("unit-board-within", task=Wake[Work], sources=[inside])
+
+
 @pytest.mark.parametrize(
     ("differently", "why"),
     [
@@ -101,6 +110,7 @@ def test_a_blackboard_is_a_flow_with_one_step_of_its_own() -> None:
         ({"sources": []}, "sources takes a list"),
         ({"sources": [plain]}, "source 'plain' takes Wake"),
         ({"sources": [fill, fill]}, "two sources are named 'fill'"),
+        ({"sources": [within]}, "source 'unit-board-within' begins with a blackboard, which takes no wake"),
         ({"sources": [Source(fill, watch="nothing")]}, "watches 'nothing', which is no entry; entries: part"),
         ({"sources": [Source(fill, watch=())]}, "watches nothing"),
         ({"sources": [Source(fill, when=True)]}, "takes a condition, such as Entry"),  # type: ignore[arg-type]

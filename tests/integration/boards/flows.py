@@ -326,6 +326,21 @@ twice = Pipeline("twofold", [one, after])
 chained = Blackboard("chained", task=Task, entries={"count": int}, sources=[Source(twice, watch="task")])
 
 
+@agent("boards.prepare")
+def prepare(task: Task) -> Task:
+    """Come before a board."""
+    return task.model_copy(update={"times": task.times + 1})
+
+
+@agent("boards.tell")
+def tell(result: BoardResult) -> Said:
+    """Come after a board."""
+    return Said(text=f"{result.outcome}: {result.entries}")
+
+
+between = Pipeline("between", [prepare, chained, tell])
+
+
 @agent("boards.split")
 def split(wake: Wake[Task]) -> Plan:
     """Give out as many numbers as there are weeks."""
