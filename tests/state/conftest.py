@@ -24,4 +24,4 @@ def client(settings: Settings, redis_client: Redis) -> Iterator[Client]:
     client = Client(settings, connection=redis_client)
     yield client
     client.app.close()
-    no_key_left_without_ttl_or_declaration(redis_client, queues=flows.QUEUES)
+    no_key_left_without_ttl_or_declaration(redis_client, queues=(*flows.QUEUES, *flows.OF_BOARDS))

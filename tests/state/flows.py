@@ -77,4 +77,6 @@ counting = Pipeline("counting", [Stage(count, gate=Gate(lambda _: True, on_fail=
 aliasing = Pipeline("aliasing", [aliased])
 loosely = Pipeline("loosely", [loose])
 summing = Pipeline("summing", [many])
-QUEUES = ("state.count", "state.sit", "state.watch", "state.answer", "state.aliased", "state.loose", "state.many")
+QUEUES = ("state.count", "state.answer", "state.aliased", "state.loose", "state.many")
+OF_BOARDS = ("state.sit", "state.watch")
+"""Queues of sources, which nobody serves here."""
