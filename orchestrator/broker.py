@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -20,6 +22,17 @@ START_QUEUE: Final = "orchestrator"
 # 0 is the most urgent on Redis, the least on RabbitMQ; kombu keeps a list for each of 0, 3, 6 and 9 on Redis.
 REDIS_PRIORITY: Final[dict[Priority, int]] = {"high": 0, "normal": 3, "low": 6}
 AMQP_PRIORITY: Final[dict[Priority, int]] = {"high": 9, "normal": 5, "low": 1}
+FOREIGN: Final = 9
+"""The number of kombu's last list, for messages that are none of ours."""
+
+DEFAULT_TENANT: Final = "default"
+LANES: Final = 16
+"""Lists of a queue for each priority on Redis: tenants are spread over them, and workers take from them in turn."""
+LANE: Final = 10
+"""A lane's messages have the number of their priority and ten times that of the lane: 53 is normal in the sixth."""
+STEPS: Final = tuple(
+    sorted({number + LANE * lane for number in REDIS_PRIORITY.values() for lane in range(LANES)} | {FOREIGN})
+)
 
 VISIBILITY_TIMEOUT: Final = 60
 CELERY_THREADS: Final = 16  # of a worker of the asyncio pool, that publish beside its sync agents
@@ -38,9 +51,24 @@ def _kombu(url: str) -> str:
     return f"redis+socket{url.removeprefix('unix')}" if url.startswith("unix://") else url
 
 
-def message_priority(url: str, priority: Priority) -> int:
-    """Return the number the broker at `url` takes for a priority."""
-    return (REDIS_PRIORITY if urlsplit(url).scheme.startswith("redis") else AMQP_PRIORITY)[priority]
+def message_priority(url: str, priority: Priority, tenant: str) -> int:
+    """
+    Return the number the broker at `url` takes for a priority.
+
+    On Redis it is also the tenant's lane, so that one with thousands of messages in a queue is not before all others.
+    """
+    if not urlsplit(url).scheme.startswith("redis"):
+        return AMQP_PRIORITY[priority]
+    return REDIS_PRIORITY[priority] + LANE * lane_of(tenant)
+
+
+@lru_cache(maxsize=1024)
+def lane_of(tenant: str) -> int:
+    """Return a tenant's lane, as `_lane.lua` does; the first is for runs of no tenant in particular."""
+    if tenant == DEFAULT_TENANT:
+        return 0
+    digest = hashlib.sha1(tenant.encode(), usedforsecurity=False).hexdigest()
+    return int(digest[:6], 16) % (LANES - 1) + 1
 
 
 def celery_config(settings: Settings) -> dict[str, object]:
@@ -88,6 +116,7 @@ def celery_config(settings: Settings) -> dict[str, object]:
             "unacked_restore_throttle": 1,
             "socket_keepalive": True,
             "client_name": "celeriac-broker",
+            "priority_steps": STEPS,
         }
         if urlsplit(url).scheme.startswith("redis")
         else {},

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from celery.canvas import Signature
     from kombu import Producer
 
-    from orchestrator.messages import Priority, RunState, StepState
+    from orchestrator.messages import RunState, StepState
 
 WINDOW: Final = IN_A_ROW
 """Links in one chain: every link's message carries the rest, so a long pipeline's chain is compiled piece by piece."""
@@ -74,17 +74,18 @@ def compile_canvas(app: Celery, state: RunState) -> list[Signature]:
 
 
 def _link(app: Celery, state: RunState, step: StepState) -> Signature:
-    return link(app, state.id, step.name, step.agent, flow=state.flow, priority=state.priority)
+    number = message_priority(app.conf.broker_url, state.priority, state.tenant)
+    return link(app, state.id, step.name, step.agent, flow=state.flow, priority=number)
 
 
-def link(app: Celery, run_id: str, step: str, agent: str, *, flow: str, priority: Priority) -> Signature:
-    """Return a step's message."""
+def link(app: Celery, run_id: str, step: str, agent: str, *, flow: str, priority: int) -> Signature:
+    """Return a step's message; its priority as the broker takes it."""
     return app.signature(
         agent,
         kwargs={"run": run_id, "step": step},
         immutable=True,
         queue=agent,
-        priority=message_priority(app.conf.broker_url, priority),
+        priority=priority,
         shadow=f"{flow}/{NUMBER.sub('', step)}",
         ignore_result=True,
         root_id=run_id,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from orchestrator.agent import Account, agents
+from orchestrator.broker import message_priority
 from orchestrator.patterns.canvas import link, publish, publish_members
 from orchestrator.runtime.bridge import outside_loop
 from orchestrator.runtime.outcomes import DEGRADED, StepAgain, StepClosed, StepSuperseded
@@ -126,7 +127,7 @@ class Attempt:
         app, begun = self.task.app, self.begun
         if request.chord and change.what == "joins" and change.step == begun.step.fan:
             # Members of the same fan-out that had to wait for this one to end.
-            flow, priority = begun.flow, begun.priority
+            flow, priority = begun.flow, message_priority(app.conf.broker_url, begun.priority, begun.tenant)
             agents_of = dict(change.ready)
             header = [link(app, begun.run_id, step, agents_of[step], flow=flow, priority=priority) for step in ready]
             outside_loop(publish_members, app, header, request.chord, request.group)

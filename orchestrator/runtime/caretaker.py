@@ -15,8 +15,10 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from orchestrator.agent import agents
+from orchestrator.broker import message_priority
 from orchestrator.patterns.canvas import publish
 from orchestrator.runtime.process import current
+from orchestrator.runtime.transport import Channel
 from orchestrator.runtime.waking import publish_steps, wake
 from orchestrator.state import keys
 
@@ -180,17 +182,24 @@ class Caretaker:
             self._store.leave(run_id)
 
     def _redispatch(self, steps: Sequence[tuple[str, str]]) -> None:
-        queues = self._store.agents_of(steps)
-        empty = {queue: self._is_empty(queue) for queue in set(queues) if queue}
-        outcomes = self._store.redispatch(steps, queue_is_empty=[empty.get(queue, False) for queue in queues])
+        url = self._app.conf.broker_url
+        lanes = [
+            (agent, message_priority(url, priority, tenant)) if agent else None
+            for agent, priority, tenant in self._store.queues_of(steps)
+        ]
+        empty = {lane: lane is not None and self._is_empty(*lane) for lane in set(lanes)}
+        outcomes = self._store.redispatch(steps, queue_is_empty=[empty[lane] for lane in lanes])
         lost = [step for step, what in zip(steps, outcomes, strict=True) if what == "publish"]
         for run_id, step in lost:
             logger.warning("run %s step %s: nobody has begun it; publishing it again", run_id, step)
         publish_steps(self._app, self._process, lost)
 
-    def _is_empty(self, queue: str) -> bool:
+    def _is_empty(self, queue: str, priority: int) -> bool:
         with self._app.connection_or_acquire() as connection:
             channel = connection.default_channel
+            if isinstance(channel, Channel):
+                # What waits for others' turns says nothing about a message whose own lane is empty.
+                return channel.length(queue, priority) == 0
             try:
                 return bool(channel.queue_declare(queue=queue, passive=True).message_count == 0)
             except connection.channel_errors:  # no such queue: nothing was ever put into it, or all was taken

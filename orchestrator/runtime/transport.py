@@ -9,11 +9,13 @@ spends on every message would buy a second, slower recovery that only doubles de
 from __future__ import annotations
 
 import logging
+from bisect import bisect
 from contextlib import contextmanager
+from functools import lru_cache
 from queue import Empty
 from sys import intern
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import redis
 from kombu.transport import redis as kombu_redis
@@ -21,6 +23,7 @@ from kombu.transport import virtual
 from kombu.utils.json import loads
 
 from orchestrator.agent import is_agent
+from orchestrator.broker import FOREIGN, LANE, LANES, REDIS_PRIORITY, STEPS
 from orchestrator.runtime.process import current
 from orchestrator.runtime.vetting import misshape
 
@@ -40,6 +43,39 @@ AT_ONCE = 0.002
 """Seconds within which a queue with a backlog answers."""
 OF_A_MESSAGE = (KeyError, redis.DataError)
 """What kombu counts among connection and channel errors, though reading or booking one message raises it."""
+
+
+CLASSES: Final = tuple(sorted(REDIS_PRIORITY.values()))
+
+
+@lru_cache(maxsize=65_536)
+def _list_of(queue: str, number: int) -> str:
+    step = number if number in STEPS else STEPS[bisect(STEPS, number) - 1]
+    return f"{queue}{Channel.sep}{step}" if step else queue
+
+
+@lru_cache(maxsize=8192)
+def _packed(queue: str, numbers: tuple[int, ...]) -> bytes:
+    """Return lists' names as Redis reads them: there are too many to be put into words at each look."""
+    return b"".join(map(_bulk, (_list_of(queue, number).encode() for number in numbers)))
+
+
+def _bulk(text: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(text), text)
+
+
+IN_TURN: Final = tuple(
+    tuple(tuple(number + LANE * ((first + at) % LANES) for at in range(LANES)) for first in range(LANES))
+    for number in CLASSES
+)
+"""By priority, and by the lane that is the first: the numbers of a queue's lists as they are looked at."""
+
+
+def _place_of(key: str) -> tuple[str, int, int]:
+    """Return a list's queue, its priority's place among all, and its lane; a foreign one's is the last place."""
+    queue, _, step = key.rpartition(Channel.sep) if Channel.sep in key else (key, "", "0")
+    lane, number = divmod(int(step), LANE) if step.isdigit() else (0, 0)
+    return queue, bisect(CLASSES, number) - 1, lane
 
 
 class _Popping(redis.Redis):
@@ -136,6 +172,7 @@ class Channel(kombu_redis.Channel):
 
     QoS = QoS
     wants: Callable[[str], bool] | None = None  # the worker's pool: whether it can use a message of a queue now
+    max_priority = STEPS[-1]
     _lent: redis.Redis | None = None
 
     @contextmanager
@@ -146,6 +183,10 @@ class Channel(kombu_redis.Channel):
             if client is None or client.connection_pool is not self.pool:
                 client = self._lent = self._create_client()
         yield client
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401  kombu's signature
+        self._turns: dict[tuple[str, int], int] = {}  # the lane to be looked at first, by queue and priority
+        super().__init__(*args, **options)
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, object]:  # noqa: FBT001, FBT002  kombu's signature
         # A channel closed after its connection has no address any more; kombu fails on None, which ends the worker.
@@ -164,11 +205,27 @@ class Channel(kombu_redis.Channel):
         wanted = cycle.items if wants is None else [queue for queue in cycle.items if wants(queue)]
         if len(wanted) < len(cycle.items):
             # The others are looked at again soon: a wait for these alone must not outlast what the others wait for.
-            self._queue_cycle, timeout = type(cycle)(wanted), LOOK_AGAIN
-        try:
-            super()._brpop_start(timeout)
-        finally:
-            self._queue_cycle = cycle
+            cycle, timeout = type(cycle)(wanted), LOOK_AGAIN
+        queues = cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        parts = [b"*%d\r\n$5\r\nBRPOP\r\n" % (2 + len(STEPS) * len(queues))]
+        for place, orders in enumerate(IN_TURN):
+            # By queue: which lane of one is next says nothing about another's.
+            parts += [_packed(queue, orders[self._turns.get((queue, place), 0)]) for queue in queues]
+        parts += [_packed(queue, (FOREIGN,)) for queue in queues]
+        parts.append(_bulk(b"%g" % (self.brpop_timeout if timeout is None else timeout)))
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = monotonic()  # type: ignore[assignment]  # kombu's is None before the first
+        self.client.connection.send_packed_command([b"".join(parts)])
+
+    def _q_for_pri(self, queue: str, pri: int) -> str:
+        return _list_of(queue, pri)
+
+    def length(self, queue: str, priority: int) -> int:
+        """Return how many messages of a priority, and so of a lane, are in a queue."""
+        with self.conn_or_acquire() as client:
+            return client.llen(self._q_for_pri(queue, priority))
 
     def _brpop_read(self, **options: object) -> bool:
         # What waited in the queue answers at once; what has just been published comes when it comes.
@@ -184,8 +241,12 @@ class Channel(kombu_redis.Channel):
                 raise
             self._set_aside(popped[0], popped[1], error)
             raise Empty from None
-        if backlog and self.client.popped is not None:
-            self._take_more(self.client.popped[0])
+        popped = getattr(self.client, "popped", None)
+        if popped is not None:
+            queue, place, lane = _place_of(popped[0].decode(errors="replace"))
+            self._turns[queue, place] = (lane + 1) % LANES
+            if backlog:
+                self._take_more(popped[0])
         return found
 
     def _take_more(self, key: bytes) -> None:

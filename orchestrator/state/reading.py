@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
-    from orchestrator.messages import RunStatus
+    from orchestrator.messages import Priority, RunStatus
     from orchestrator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -233,21 +233,28 @@ class RunReader:
             above = below
         return found
 
-    def agents_of(self, steps: Sequence[tuple[str, str]]) -> list[str]:
+    def queues_of(self, steps: Sequence[tuple[str, str]]) -> list[tuple[str, Priority, str]]:
         """
-        Return the agents that steps are up to now, in one round trip, whatever else their records hold.
+        Return where steps are queued, in one round trip, whatever else their records hold.
 
         Args:
             steps: (run, step) pairs.
 
         Returns:
-            For each the agent's name; empty where there is no such step.
+            For each the agent that it is up to now, its run's priority and tenant; empty where there is no such step.
         """
         pipe = self.client.pipeline(transaction=False)
         for run_id, step in steps:
-            pipe.hget(keys.run(run_id), f"step:{step}")
-        found = cast("list[bytes | None]", pipe.execute())
-        return [str(json.loads(record)["agent"]) if record else "" for record in found]
+            pipe.hmget(keys.run(run_id), f"step:{step}", "priority", "tenant")
+        found = cast("list[list[bytes | None]]", pipe.execute())
+        return [
+            (
+                str(json.loads(record)["agent"]) if record else "",
+                cast("Priority", (priority or b"").decode()),
+                (tenant or b"").decode(),
+            )
+            for record, priority, tenant in found
+        ]
 
     def holder_of(self, run_id: str, step: str) -> tuple[str, str]:
         """Return the agent a step is up to now, and the fence of its last attempt; empty where there is none."""
@@ -259,14 +266,15 @@ class RunReader:
 def _left(run_id: str, reply: list[bytes]) -> RunState | None:
     if not reply:
         return None
-    status, flow, priority, *records = reply
+    status, flow, priority, tenant, *records = reply
     steps = [
         {**json.loads(record), "name": name.decode()} for name, record in zip(records[::2], records[1::2], strict=True)
     ]
-    state = {"id": run_id, "status": status.decode(), "flow": flow.decode(), "priority": priority.decode()}
-    untold = {"tenant": "", "tags": {}, "created_ms": 0, "deadline_ms": 0, "retention_ms": 0}
+    told = {"status": status, "flow": flow, "priority": priority, "tenant": tenant}
+    state = {"id": run_id, **{name: value.decode() for name, value in told.items()}, "steps": steps}
+    untold = {"tags": {}, "created_ms": 0, "deadline_ms": 0, "retention_ms": 0}
     try:
-        return RunState.model_validate({**state, **untold, "steps": steps})
+        return RunState.model_validate({**state, **untold})
     except ValidationError as error:
         # A newer version's, while workers are replaced one by one: it must not hold up the runs beside it.
         logger.error("run %s: cannot be read, and not be published: %s", run_id, error)  # noqa: TRY400

@@ -670,7 +670,7 @@ class RunStore(RunReader):
 
         Args:
             steps: (run, step) pairs.
-            queue_is_empty: for each, whether its agent's queue holds no message.
+            queue_is_empty: for each, whether its lane of its agent's queue holds no message.
 
         Returns:
             For each: publish, wait (longer; a backlog is no loss), closed or broken.

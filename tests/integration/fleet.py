@@ -21,6 +21,7 @@ from redis import Redis
 
 from orchestrator import Client, Settings
 from orchestrator.agent import load_agents
+from orchestrator.broker import STEPS
 from orchestrator.cli.fleet import CUSTOM_POOL
 from orchestrator.state.dead import DeadLetters
 from tests.forks import Fork
@@ -42,7 +43,7 @@ INTERPRETER: Final = (sys.executable, "-m", "celery")
 START_TIMEOUT: Final = 30.0
 STOP_TIMEOUT: Final = 15.0
 LOG_LINES: Final = 60
-PRIORITIES: Final = ("", "\x06\x163", "\x06\x166", "\x06\x169")  # kombu's list for each priority of a queue
+PRIORITIES: Final = ("", *(f"\x06\x16{step}" for step in STEPS if step))  # a queue's list for each priority and lane
 
 QUEUES: Final = (
     "orchestrator",
@@ -303,7 +304,7 @@ class Deployment:
     @staticmethod
     def queue_key(queue: str) -> str:
         """Return the Redis list of a queue's messages of normal priority."""
-        return f"{queue}{PRIORITIES[1]}"
+        return f"{queue}\x06\x163"
 
     def messages(self, queue: str) -> list[bytes]:
         """Return what is in a queue, raw."""

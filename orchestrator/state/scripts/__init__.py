@@ -28,7 +28,8 @@ EVERYTHING: Final = ("_steps.lua", "_board.lua")
 """What a change of one step may mean for the others."""
 OF_RUNS: Final = ("_base.lua", "_step.lua", *EVERYTHING)
 BEHIND: Final = {
-    **dict.fromkeys(("record", "redispatch", "postpone", "wake", "begin"), ("_base.lua", "_step.lua")),
+    **dict.fromkeys(("record", "postpone", "wake"), ("_base.lua", "_step.lua")),
+    **dict.fromkeys(("redispatch", "begin"), ("_base.lua", "_step.lua", "_lane.lua")),
     **dict.fromkeys(("board_lock", "board_unlock"), ("_base.lua", "_locks.lua")),
     "board_write": ("_base.lua", "_step.lua", "_locks.lua", "_write.lua"),
     "board_put": ("_base.lua", "_locks.lua", "_write.lua"),

@@ -32,6 +32,7 @@ while parent do
   if above[1] == 'failed' or above[1] == 'cancelled' or above[1] == 'undoing' then return {'closed'} end
   parent = above[2]
 end
+local run = redis.call('HMGET', RUN, 'flow', 'tenant', 'tags', 'dead_ms', 'budgets')
 local again = rec.status == 'running' and string.match(rec.fence, '%-(.*)$') == nonce
 if not again then
   if rec.status == 'running' then return {'held'} end
@@ -41,9 +42,9 @@ if not again then
   rec.attempt, rec.begins = (rec.attempt or 0) + 1, (rec.begins or 0) + 1
   rec.fence = rec.begins .. '-' .. nonce
   rec.status, rec.started_ms, rec.worker = 'running', NOW, ARGV[4]
-  local queue = rec.agent .. '|' .. priority
-  if tonumber(redis.call('HGET', MARKS, queue) or 0) < rec.ready_ms then
-    redis.call('HSET', MARKS, queue, rec.ready_ms)
+  local mark = mark_of(rec.agent, priority, run[2])
+  if tonumber(redis.call('HGET', MARKS, mark) or 0) < rec.ready_ms then
+    redis.call('HSET', MARKS, mark, rec.ready_ms)
   end
   if rec.source then library().take_changes(rec) end
   save(step, rec)
@@ -53,7 +54,6 @@ if not again then
   redis.call('ZREM', READY, member(step))
 end
 redis.call('ZADD', LEASES, NOW + tonumber(ARGV[3]), member(step))
-local run = redis.call('HMGET', RUN, 'flow', 'tenant', 'tags', 'dead_ms', 'budgets')
 local keep_ms = math.max(retention_ms, tonumber(run[4] or 0))
 local joins = rec.input == 'fan:' .. step
 local input = redis.call('HGET', DATA, joins and load_fan(step).task or rec.input)

@@ -1,7 +1,7 @@
 --[[ redispatch: a ready step was not begun in time: publish it again if its message is lost, else wait longer.
 KEYS[1-16]                 as in _run.lua
 ARGV[1]   step     string
-ARGV[2]   empty    string  '1' when the step's queue is empty
+ARGV[2]   empty    string  '1' when the step's lane of its queue is empty
 ARGV[3]   dispatch_ms  int > 0, doubled for every message already published
 ARGV[4]   longest_ms   int the longest wait between two messages
 Returns   'publish' | 'wait' a backlog is not a loss | 'closed' nothing to do
@@ -15,8 +15,9 @@ if not status or not rec or not live(status) or rec.status ~= 'ready' then
 end
 local due = redis.call('ZSCORE', READY, member(step))
 if due and tonumber(due) > NOW then return 'closed' end
--- Queues are first in, first out: where a later step has begun, this one's message is gone.
-local overtaken = tonumber(redis.call('HGET', MARKS, rec.agent .. '|' .. priority) or 0) > rec.ready_ms
+-- Lanes are first in, first out: where a later step has begun, this one's message is gone.
+local mark = mark_of(rec.agent, priority, redis.call('HGET', RUN, 'tenant'))
+local overtaken = tonumber(redis.call('HGET', MARKS, mark) or 0) > rec.ready_ms
 local wait_ms = math.min(tonumber(ARGV[3]) * 2 ^ rec.dispatches, tonumber(ARGV[4]))
 redis.call('ZADD', READY, NOW + wait_ms, member(step))
 if not overtaken and ARGV[2] ~= '1' then return 'wait' end
