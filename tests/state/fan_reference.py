@@ -207,7 +207,7 @@ class FanRun(ReferenceRun):
             return "closed"
         of_fan = _fan_of(step)
         if of_fan and step.status == "cancelled":
-            if fence not in step.committed and self.status in LIVE and step.fence == fence:
+            if fence not in step.committed and self.status != "cancelled" and step.fence == fence:
                 step.output, step.committed[fence] = value, "late"
                 step.tokens += ask.tokens
             return "late" if fence in step.committed else "closed"

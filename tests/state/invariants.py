@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ENDINGS = {"completed": "RunCompleted", "failed": "RunFailed", "cancelled": "RunCancelled"}
 BROUGHT_ON_BY = {"ready": "ready", "running": "leases", "waiting": "timers", "delayed": "timers"}
 """The index that brings a step on when nobody touches it, by the step's status."""
+AFTER_THE_END = ("DeadLetterDropped", "StepLate")
+"""What may still happen to a run that has ended; of the latter it is a member that nobody waits for any more."""
 INDEXES = ("ready", "leases", "timers")
 SLACK_MS = 300_000
 """A run's keys are looked at within this time of its end."""
@@ -141,10 +143,10 @@ def _log_problems(snapshot: Snapshot) -> Iterator[str]:
     for before, after in pairwise(events):
         if _order(before) >= _order(after):
             yield f"event {after.id} does not come after {before.id}"
-    for before, after in pairwise(event for event in events if event.type != "DeadLetterDropped"):
+    for before, after in pairwise(event for event in events if event.type not in AFTER_THE_END):
         if before.ends_run and after.type != "RunRedriven":
             yield "events follow the run's end"
-    last = next(event.type for event in reversed(events) if event.type != "DeadLetterDropped")
+    last = next(event.type for event in reversed(events) if event.type not in AFTER_THE_END)
     if state.finished and last != ENDINGS[state.status]:
         yield f"the run is {state.status} and its log ends with {last}"
     yield from _doubled(events)

@@ -560,6 +560,42 @@ def test_what_a_member_has_started_ends_where_the_others_come_together_without_i
     store.leave(run)
 
 
+@pytest.mark.parametrize(("otherwise", "status"), [("degrade", "completed"), ("fail", "failed")])
+def test_what_a_member_gives_after_the_run_has_ended_is_recorded_and_changes_nothing(
+    store: RunStore, otherwise: str, status: str
+) -> None:
+    # given a run that came to its end while a member was still at work
+    run = submit(store)
+    give(store, run, one("a#1"), one("b#2"), terms=needs(1 if status == "completed" else 2, otherwise=otherwise))
+    slow, twice = begin(store, run, "b#2"), begin(store, run, "a#1")
+    if status == "completed":
+        store.commit(twice, b"1")
+        store.commit(begin(store, run, "join"), b"2")
+    else:
+        store.fail(twice, "no")
+    before = store.load(run)
+    assert before.status == status
+    # when it hands in its output, also a second time
+    assert store.commit(slow, b'"late"').what == "late"
+    assert store.commit(slow, b'"late"').what == "late"
+    # then that can be read, and the run is as it was
+    after = is_well(store, run)
+    late = after.step("b#2")
+    assert late is not None
+    assert store.value(run, late.output or "") == b'"late"'
+    assert [event.data["step"] for event in store.events(run) if event.type == "StepLate"] == ["b#2"]
+    assert (after.status, after.output, after.reason) == (before.status, before.output, before.reason)
+    assert gathered(store, run)["b#2"] == (None, None)
+
+
+def test_a_cancelled_run_takes_nothing_more(store: RunStore) -> None:
+    run = submit(store)
+    give(store, run, one("a#1"))
+    begun = begin(store, run, "a#1")
+    store.cancel(run, reason="enough", by="me")
+    assert store.commit(begun, b"1").what == "closed"
+
+
 def test_a_member_knows_until_when_it_is_of_use(store: RunStore) -> None:
     # given a fan-out that has 5 seconds, and one within it that has none of its own
     run = submit(store)

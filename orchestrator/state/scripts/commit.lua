@@ -24,11 +24,13 @@ local status, _, retention_ms, _, rec = run_fields(step)
 if not status or not rec then return told('closed') end
 if not live(status) or rec.status ~= 'running' or rec.fence ~= fence then
   if redis.call('HGET', DATA, ARGV[3]) ~= ARGV[4] then
-    if not live(status) then return told('closed') end
+    local over = not live(status)
+    if over and status ~= 'completed' and status ~= 'failed' then return told('closed') end
     if rec.status ~= 'cancelled' or not (rec.fan or rec.board) or rec.fence ~= fence then
-      return told(rec.status == 'cancelled' and 'closed' or 'stale')
+      return told((over or rec.status == 'cancelled') and 'closed' or 'stale')
     end
-    -- The others went on without it: what it gave is kept for people to read, and counts for nothing.
+    -- The others went on without it: what it gave is kept for people to read, and counts for nothing. They may have come
+    -- to the run's end by then.
     redis.call('HSET', DATA, ARGV[3], ARGV[4])
     rec.output = ARGV[3]
     spend(rec, ARGV[8], ARGV[9])
