@@ -159,6 +159,8 @@ class _Folding:
         while fan.get("head") and fan["opened"] - fan["ended"] < width:
             step = self.steps[fan["head"]]
             fan["head"] = step.get("after")
+            while step["status"] == "completed" and not step.get("outcome"):  # of a member that was redriven
+                step = self.steps[cast("str", step["next"])]
             if step["status"] == "pending":
                 fan["opened"] += 1
                 self.start(step, event)
@@ -488,6 +490,8 @@ def _run_redriven(folding: _Folding, event: Event) -> None:
         folding.fans[name] = dict(fan)
     for name in cast("list[str]", data["reset"] or []):
         _reset(folding.steps[name], name, event)
+    for entry, name in cast("dict[str, str]", data.get("goes_on") or {}).items():
+        _go_on(folding, entry, name)
     for gone in ("ended_ms", "reason", "failure", "output", "partial"):
         folding.run.pop(gone, None)
     folding.run.update(status="running", deadline_ms=data["deadline_ms"])
@@ -515,6 +519,16 @@ def _reset(step: dict[str, object], name: str, event: Event) -> None:
     # A member of the fan-out that goes on takes what it took.
     if name != data["step"] and not (step.get("fan") == data["step"] and step.get("member") == name):
         step.pop("input", None)
+
+
+def _go_on(folding: _Folding, entry: str, name: str) -> None:
+    """Let a member go on at one of its steps: those before it stay as they are."""
+    step = folding.steps[entry]
+    for gone in ("outcome", "answer", "fault", "accepted"):
+        step.pop(gone, None)
+    while step["next"] != name:
+        step = folding.steps[cast("str", step["next"])]
+    folding.steps[name]["input"] = step["output"]
 
 
 _OF_WHAT_WAS_DONE = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from tests.state.reference import LIVE, Ending, ReferenceRun, ReferenceStep
@@ -327,11 +328,14 @@ class FanRun(ReferenceRun):
             if member.outcome in {"ok", "degraded"} and not any(map(member.has, undone)):
                 continue
             member.outcome, member.answer, member.opened = None, None, False
-            for each in member.names:
+            stays = list(takewhile(self._stays, member.names[:-1]))
+            first, *others = member.names[len(stays) :]
+            for each in (first, *others):
                 self._forget(each)
                 step = self.steps[each]
-                self._again(step, anew=each != member.names[0] and step.begins > 0)
-                step.value = member.value if each == member.names[0] else None
+                self._again(step, anew=each != first and step.begins > 0)
+                step.value = None
+            self.steps[first].value = self.steps[stays[-1]].output if stays else member.value
         before = [member for member in fan.members if member.round < fan.round]
         fan.degraded = not fan.terms.accept and any(member.outcome == "failed" for member in before)
         fan.verdict, fan.due = None, False
@@ -339,6 +343,11 @@ class FanRun(ReferenceRun):
             self._join(fan, verdict)
         else:
             self._open(fan)
+
+    def _stays(self, name: str) -> bool:
+        """Tell whether what a member's step did is not done again: what a boss gave out is."""
+        plan = self.steps[name].plan
+        return self._done(name) and not (plan and plan.delegates)
 
     def _forget(self, name: str) -> None:
         """Take back what a step had given out."""
@@ -422,7 +431,8 @@ class FanRun(ReferenceRun):
         for member in fan.current:
             if not member.opened and fan.in_flight < room:
                 member.opened = True
-                self._ready(member.names[0], member.value)
+                first = next(name for name in member.names if self.steps[name].status != "completed")
+                self._ready(first, self.steps[first].value)
 
     def _join(self, fan: Fan, verdict: JoinVerdict) -> str:
         assert fan.terms is not None

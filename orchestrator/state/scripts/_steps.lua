@@ -365,6 +365,10 @@ local function open_members(fan_name, fan, dispatch_ms)
     local name = fan.head
     local rec = load(name)
     fan.head = rec.after
+    while rec.status == 'completed' and not rec.outcome do  -- of a member that was redriven
+      name = rec.next
+      rec = load(name)
+    end
     if rec.status == 'pending' then
       fan.opened = fan.opened + 1
       start(name, rec, dispatch_ms)

@@ -101,7 +101,7 @@ local given = fan and input and input ~= 'fan:' .. first and input ~= fan.task  
 local reopens = ARGV[2] == '' and fan and fan.task and not given and
   (broken[first] or not fan.verdict or (fan.otherwise == 'fail' and (fan.verdict == 'missed' or fan.verdict == 'overdue')))
 if ARGV[2] == '' and (lacks or not reopens and not steps[first].input) then return told('no input', first) end
-local reset, revised, dropped, fans, kept, cleared = {}, {}, {}, {}, {}, {}
+local reset, revised, dropped, fans, kept, cleared, goes_on = {}, {}, {}, {}, {}, {}, {}
 local function forget(name)
   dropped[#dropped + 1] = name
   redis.call('HDEL', RUN, 'step:' .. name, 'fan:' .. name)
@@ -178,6 +178,22 @@ for _, name in ipairs(order) do
     end
     fan.opened = fan.ended
     fan.until_ms = fan.within_ms and NOW + fan.within_ms or nil
+    -- A member that is a flow goes on at the first of its steps that is not done, or at a boss before that.
+    local stays = {}
+    for root, entry in pairs(redone) do
+      local name = entry
+      while done(name) and steps[name].next and not steps[name].delegates and not steps[name].rules do
+        stays[name] = true
+        steps[steps[name].next].input = steps[name].output
+        name = steps[name].next
+      end
+      if name ~= entry then
+        local rec = steps[entry]
+        rec.outcome, rec.answer, rec.fault, rec.accepted = nil, nil, nil, nil
+        save(entry, rec)
+        goes_on[entry], redone[root] = name, name
+      end
+    end
     local remaining = {}
     for _, each in ipairs(within) do
       local root = string.match(each, '^' .. (string.gsub(path, '%p', '%%%0')) .. '[^/]*')
@@ -187,7 +203,9 @@ for _, name in ipairs(order) do
         forget(each)  -- a member's own fan-out is given out anew
       else
         remaining[#remaining + 1] = each
-        again(each, each ~= redone[root] and (steps[each].begins or 0) > 0, each == redone[root])
+        if not stays[each] then
+          again(each, each ~= redone[root] and (steps[each].begins or 0) > 0, each == redone[root])
+        end
         local own = steps[each].joins and redis.call('HGET', RUN, 'fan:' .. each)
         if own then fans[each] = {total = cjson.decode(own).total} end
       end
@@ -235,7 +253,7 @@ if reopens then rec.input = nil end
 emit('RunRedriven', {step = first, input = rec.input, agent = rec.agent, deadline_ms = deadline_ms, by = ARGV[6],
                      reset = reset, revised = revised, dropped = #dropped > 0 and dropped or nil, order = (next(inner) or next(woken)) and kept or nil,
                      fans = next(fans) and fans or nil, reopens = reopens and true or nil,
-                     cleared = #cleared > 0 and cleared or nil})
+                     cleared = #cleared > 0 and cleared or nil, goes_on = next(goes_on) and goes_on or nil})
 if not reopens then
   start(first, rec, dispatch_ms)
   return told('redriven', first)
