@@ -400,6 +400,7 @@ class Agent(Generic[P, R]):
         self.input: TypeAdapter[Any] = self._adapter(self.input_type)  # user types: only pydantic knows them
         self.output: TypeAdapter[Any] = self._adapter(self.output_type)
         self._check_policies()
+        self._expected = None if callable(self.estimate) else self._amount(self.estimate)
         others = tuple(policy.guard(name) for policy in self._limits())
         # A breaker that is open lets a step wait, or fall back where there is a rung left to fall back to.
         self._guards = {
@@ -430,7 +431,11 @@ class Agent(Generic[P, R]):
         Raises:
             Exception: whatever a user's estimate raises, or an InvalidPolicy where it gives no amount.
         """
-        found: object = self.estimate(value) if callable(self.estimate) else self.estimate
+        if not callable(self.estimate):
+            return self._expected
+        return self._amount(self.estimate(value))
+
+    def _amount(self, found: object) -> Spend | None:
         if found is None or isinstance(found, Spend):
             return found
         if isinstance(found, int) and not isinstance(found, bool):
@@ -479,7 +484,7 @@ class Agent(Generic[P, R]):
                 raise self._invalid("estimate is a function that takes the agent's input, and nothing else")
             return
         try:
-            expected = self.expects(None)
+            expected = self._amount(self.estimate)
         except InvalidPolicy as error:
             raise self._invalid(f"estimate: {error.args[2]}") from None
         if expected is None:

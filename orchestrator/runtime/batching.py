@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
+import hiredis
 import redis
 from greenlet import getcurrent
 from redis.client import Pipeline
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 AGAIN: Final = (redis.exceptions.OutOfMemoryError, redis.exceptions.BusyLoadingError)
 """Replies that a client tries again with backoff, and a pipeline takes for an answer."""
 AWAY: Final = (RedisConnectionError, RedisTimeoutError, *AGAIN)
+
+SCRIPT: Final = "EVALSHA"
+"""What nearly all commands are; no options and no callbacks of redis-py's are about it."""
 
 Call = tuple[tuple[Any, ...], dict[str, Any], "asyncio.Future[Any]"]
 
@@ -139,8 +143,11 @@ class _Lent:
         """Return the reply to a command."""
         connection = self.connection
         try:
-            connection.send_command(*args)
-            return client.parse_response(connection, args[0], **options)  # type: ignore[no-untyped-call]
+            if args[0] != SCRIPT:
+                connection.send_command(*args)
+                return client.parse_response(connection, args[0], **options)  # type: ignore[no-untyped-call]
+            connection.send_packed_command((_packed(connection, args),))
+            return connection.read_response()
         except redis.exceptions.ResponseError:
             raise
         except BaseException:
@@ -152,10 +159,14 @@ class _Lent:
         connection = self.connection
         replies = []
         try:
-            connection.send_packed_command(connection.pack_commands([args for args, _ in calls]))
+            connection.send_packed_command((b"".join(_packed(connection, args) for args, _ in calls),))
             for args, options in calls:
                 try:
-                    replies.append(client.parse_response(connection, args[0], **options))  # type: ignore[no-untyped-call]
+                    replies.append(
+                        connection.read_response()
+                        if args[0] == SCRIPT
+                        else client.parse_response(connection, args[0], **options)  # type: ignore[no-untyped-call]
+                    )
                 except redis.exceptions.ResponseError as error:
                     replies.append(error)
         except BaseException:
@@ -167,6 +178,18 @@ class _Lent:
         """Tell whether what failed here is to be tried on another connection."""
         # One that was closed while nobody used it says nothing about the server.
         return isinstance(error, RedisConnectionError) or self.connection.retry.get_retries() != 0
+
+
+def _packed(connection: Any, args: tuple[Any, ...]) -> bytes:  # noqa: ANN401  redis-py's
+    """Return a command as it is sent. Of a script's, redis-py would look at each argument again, for one it has not."""
+    if args[0] != SCRIPT:
+        parts: list[bytes] = connection.pack_command(*args)
+        return b"".join(parts)
+    try:
+        packed: bytes = hiredis.pack_command(args)
+    except TypeError as error:
+        raise redis.DataError(str(error)) from None
+    return packed
 
 
 class _Pipeline(Pipeline):

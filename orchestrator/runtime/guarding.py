@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Self
 
 from kombu.exceptions import OperationalError
@@ -93,8 +94,7 @@ class Guarding:
             raise AttemptFailed(f"its estimate raised {text_of(error)}", final=True) from error
         if found is None:
             return LEAST
-        # Who tells the tokens alone is not meant to have a budget of money for nothing, and the other way round.
-        return Spend(tokens=found.tokens or LEAST.tokens, cost=found.cost or LEAST.cost) if found else found
+        return _at_least(found)
 
     def admit(self) -> str | None:
         """
@@ -268,6 +268,12 @@ class Guarding:
             good=self._good,
             fence=attempt.begun.fence,
         )
+
+
+@lru_cache(maxsize=256)
+def _at_least(found: Spend) -> Spend:
+    """Who tells the tokens alone is not meant to have a budget of money for nothing, and the other way round."""
+    return Spend(tokens=found.tokens or LEAST.tokens, cost=found.cost or LEAST.cost) if found else found
 
 
 def _money(cost: float) -> str:

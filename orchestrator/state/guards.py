@@ -6,12 +6,12 @@ All that one call needs is checked and taken together by one script, or nothing 
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
 
 from orchestrator.state import keys
+from orchestrator.state.packing import pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from redis.client import Pipeline
 
     from orchestrator.messages import Priority
+    from orchestrator.state.packing import Packable
 
 GuardKind = Literal["breaker", "rate", "concurrency"]
 RefusedKind = Literal["breaker", "rate", "concurrency", "budget", "gate", "turn"]
@@ -42,15 +43,24 @@ FORGOTTEN_MS: Final = 2 * 86_400_000
 KEEP_BATCH: Final = 200
 """Calls that are kept in one script, so that none keeps Redis long."""
 
+NUMBERS: Final[Mapping[GuardKind, tuple[str, ...]]] = {
+    "breaker": ("window", "cooldown", "probes", "closes", "failures", "rate", "minimum", "slow"),
+    "rate": ("per", "requests", "tokens"),
+    "concurrency": ("total", "per_tenant"),
+}
+"""What a guard of a kind may have, in the order in which the scripts read it."""
+
 Hold = tuple[str, str, str]
 """What a call holds: agent, member, fence."""
 
 MOST: Final = 10**15
 """Tokens, or millionths of money, that one call can count for; Redis' integers hold thousands of that."""
 
+LARGEST: Final = 2**63 - 1
+"""As good as no limit."""
+
 BUCKETS: Final = 10
 MICRO: Final = 1_000_000
-COMPACT: Final = json.JSONEncoder(separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -70,9 +80,10 @@ class Guard:
     waits: bool = True
     numbers: Mapping[str, float] = field(default_factory=dict, hash=False)
 
-    def facts(self) -> dict[str, object]:
-        """Return it as the scripts read it."""
-        return {"kind": self.kind, "name": self.name, "key": self.key, "waits": self.waits} | dict(self.numbers)
+    def parts(self) -> tuple[Packable, ...]:
+        """Return it as the scripts read it, in the order of `_guards.lua`."""
+        numbers = (min(self.numbers.get(name, False), LARGEST) for name in NUMBERS[self.kind])
+        return self.kind, self.name, self.key, self.waits, *numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +255,21 @@ def _budget(name: str, fields: Mapping[bytes, bytes], now: int) -> BudgetState:
     )
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """
+    What is the same for all calls of an agent.
+
+    Attributes:
+        spec: as the scripts read it; `keys`: of admit, and of settle but for the last, `no_good` where nothing is kept.
+    """
+
+    guards: Sequence[Guard]
+    spec: bytes
+    keys: tuple[str, ...]
+    no_good: str
+
+
 class Guards:
     """
     Guards in Redis.
@@ -255,7 +281,10 @@ class Guards:
     """
 
     def __init__(self, client: Redis, *, clock_ms: Callable[[], int] | None = None, grant_ms: int = GRANT_MS) -> None:
-        from orchestrator.state.scripts import source  # noqa: PLC0415  importing an agent reads no files
+        # Importing an agent reads no files, and needs no redis-py.
+        from redis.exceptions import NoScriptError  # noqa: PLC0415
+
+        from orchestrator.state.scripts import source  # noqa: PLC0415
 
         def register(name: str) -> _Script:
             return cast("_Script", client.register_script(source(name)))
@@ -263,7 +292,8 @@ class Guards:
         self.client = client
         self._clock_ms = clock_ms
         self._grant_ms = grant_ms
-        self._specs: dict[str, tuple[Sequence[Guard], str]] = {}
+        self._unknown: type[Exception] = NoScriptError
+        self._known: dict[str, _Asked] = {}
         self._admit = register("admit")
         self._settle = register("settle")
         self._keep = register("keep")
@@ -308,10 +338,11 @@ class Guards:
         if not hold_ms and any(guard.kind != "rate" for guard in guards):
             msg = "a breaker or a concurrency limit takes what must be settled: give hold_ms"
             raise ValueError(msg)
+        asked = self._asked(agent, guards)
         args: list[str | bytes | float] = [
             self._now(),
             f"{agent}/{member}",
-            self._spec(agent, guards),
+            asked.spec,
             hold_ms,
             "1" if wait else "",
             tenant,
@@ -323,7 +354,7 @@ class Guards:
         ]
         for budget in budgets:
             args += budget, keys.budget(budget)
-        reply = cast("list[bytes]", self._admit(self._keys(agent), args))
+        reply = cast("list[bytes]", self._call(self._admit, asked.keys, args))
         if reply[0] == b"admitted":
             return Admitted(int(reply[1]), probe=int(reply[2]) == 1, waited=int(reply[3]) / 1000)
         _, kind, name, retry_ms, queued = reply
@@ -387,6 +418,7 @@ class Guards:
             fence: as of `admit`; what another attempt of the member holds stays with that.
         """
         digest, output, good_ms = good or ("", b"", 0)
+        asked = self._asked(agent, guards)
         args: list[str | bytes | float] = [
             self._now(),
             f"{agent}/{member}",
@@ -395,7 +427,7 @@ class Guards:
             "" if used is None else min(used.tokens, MOST),
             "" if used is None else min(_micro(used.cost), MOST),
             closed_ms,
-            self._spec(agent, guards) if closed_ms > 0 else "",
+            asked.spec if closed_ms > 0 else "",
             good_ms,
             output,
             self._grant_ms,
@@ -403,7 +435,8 @@ class Guards:
             QUEUES,
             fence,
         ]
-        return Settlement(self.client, self._settle, agent, [*self._keys(agent), keys.good(agent, digest)], args)
+        script_keys = (*asked.keys, keys.good(agent, digest) if good_ms else asked.no_good)
+        return Settlement(self.client, self._settle, agent, script_keys, args)
 
     def keep(self, held: Sequence[Hold], *, hold_ms: int) -> None:
         """Let calls under way hold what they hold until `hold_ms` from now, in one round trip."""
@@ -529,14 +562,24 @@ class Guards:
         now = self._at(time)
         return [_budget(name, fields, now) if fields else None for name, fields in zip(names, found, strict=True)]
 
-    def _spec(self, agent: str, guards: Sequence[Guard]) -> str:
-        """Return what is the same for all calls of an agent, as the scripts read it; made once."""
-        known = self._specs.get(agent)
-        if known is None or known[0] is not guards:
-            facts = [guard.facts() for guard in guards]
-            spec = COMPACT.encode({"a": agent, "q": keys.guard_queue(agent), "u": keys.guard_turns(agent), "g": facts})
-            known = self._specs[agent] = guards, spec
-        return known[1]
+    def _asked(self, agent: str, guards: Sequence[Guard]) -> _Asked:
+        """Return what is the same for all calls of an agent; made once."""
+        known = self._known.get(agent)
+        if known is None or known.guards is not guards:
+            parts = (part for guard in guards for part in guard.parts())
+            spec = pack((agent, keys.guard_queue(agent), keys.guard_turns(agent), *parts))
+            known = self._known[agent] = _Asked(guards, spec, tuple(self._keys(agent)), keys.good(agent, ""))
+        return known
+
+    def _call(self, script: _Script, keys: Sequence[str], args: Sequence[str | bytes | float]) -> object:
+        """Call a script by its name alone, as is right nearly always; redis-py looks at more for that."""
+        try:
+            reply: object = self.client.execute_command(  # type: ignore[no-untyped-call]
+                "EVALSHA", script.sha, len(keys), *keys, *args
+            )
+        except self._unknown:
+            return script(keys, args)
+        return reply
 
     def _now(self) -> int | str:
         return "" if self._clock_ms is None else self._clock_ms()

@@ -78,14 +78,12 @@ def test_limits_of_the_same_name_and_time_share_their_state() -> None:
 
 
 def test_a_guard_says_all_that_a_script_needs() -> None:
-    assert RateLimit(requests=3, per=1.5, of="x").guard("a").facts() == {
-        "kind": "rate",
-        "name": "x",
-        "key": keys.rate("x", 1500),
-        "waits": True,
-        "per": 1500,
-        "requests": 3,
-    }
+    assert RateLimit(requests=3, per=1.5, of="x").guard("a").parts() == (
+        *("rate", "x", keys.rate("x", 1500), True),
+        *(1500, 3, False),
+    )
+    # what no script can count to is as good as no limit
+    assert Concurrency(total=10**30).guard("a").parts()[-2:] == (2**63 - 1, False)
 
 
 def test_what_was_spent_adds_up() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, cast
 
 from redis.exceptions import NoScriptError
 
@@ -35,13 +35,20 @@ BEHIND: Final = {
     "board_put": ("_base.lua", "_locks.lua", "_write.lua"),
 }
 """What comes behind the front file of scripts on runs that need less than the others."""
-LATER: Final = frozenset({"begin", "board_write"})
+OF_GUARDS: Final = ("_taking.lua", "_giving.lua", "_queueing.lua")
+BEHIND_GUARDS: Final = {"admit": ("_taking.lua",), "settle": ("_giving.lua",), "keep": ()}
+"""The same of scripts on guards."""
+LATER: Final = frozenset({"begin", "board_write", "admit", "settle"})
 """Of these, scripts that may need the rest all the same: it is a function, called where they do."""
 GIVEN: Final = (
     *("matches", "holds", "source_state", "mark_dirty", "take_changes", "wake_sources"),
     *("reach_goal", "end_board"),
 )
-"""What that function gives, by name."""
+OF_GUARDS_GIVEN: Final = (
+    *("release", "undo", "queue_at", "enqueue", "dequeue", "drop"),
+    *("reap", "grant_freed"),
+)
+"""What that function gives, by name: of runs, and of guards."""
 
 Reply = list[bytes]
 Renewal = Literal["renewed", "stale", "closed"]
@@ -58,17 +65,27 @@ class _Script(Protocol):
     ) -> object: ...
 
 
+class _Kind(NamedTuple):
+    """How a script is put together: what is there for its kind, what of it comes behind, and what the rest gives."""
+
+    everything: tuple[str, ...]
+    behind: tuple[str, ...]
+    given: tuple[str, ...]
+
+
 def source(name: str) -> str:
     """Return a script's text, with what is put in front of it: the file that its header takes its keys from."""
     text, front = _text(f"{name}.lua"), IN_FRONT.search(_text(f"{name}.lua"))
     if front is None:
         return text
     if front[1] == "_guards.lua":
-        return _text(front[1]) + text
-    parts = "".join(map(_text, (front[1], *BEHIND.get(name, OF_RUNS))))
+        kind = _Kind(OF_GUARDS, BEHIND_GUARDS.get(name, OF_GUARDS), OF_GUARDS_GIVEN)
+    else:
+        kind = _Kind(EVERYTHING, BEHIND.get(name, OF_RUNS), GIVEN)
+    parts = "".join(map(_text, (front[1], *kind.behind)))
     if name in LATER:
-        given = ", ".join(f"{each} = {each}" for each in GIVEN)
-        parts += LIBRARY.format(later="".join(map(_text, EVERYTHING)), given=given)
+        later = "".join(_text(part) for part in kind.everything if part not in kind.behind)
+        parts += LIBRARY.format(later=later, given=", ".join(f"{each} = {each}" for each in kind.given))
     return parts + text
 
 

@@ -3,7 +3,7 @@ KEYS[1-4]                  as in _guards.lua
 KEYS[5]    queue    zset   {guards}:queue:<agent>
 The clock is the first of ARGV, as in that file.
 ARGV[2]    id       string  <agent>/<member>
-ARGV[3]    spec     JSON    as in _guards.lua
+ARGV[3]    spec     packed  as in _guards.lua
 ARGV[4]    hold_ms  int     >= 0; 0: nothing is held, nothing will be settled
 ARGV[5]    wait     string  '1' or empty
 ARGV[6]    tenant   string
@@ -31,29 +31,33 @@ if m and m.s == 'h' then
     return {'admitted', m.at, m.probe or 0, m.since and m.at - m.since or 0}
   end
   -- The attempt that holds it was lost: this one takes its own, and counts for itself.
-  releasing()(m, 'neutral', 0, nil)
+  library().release(m, 'neutral', 0, nil)
   call('ZREM', HOLDS, id)
   call('HDEL', MEMBERS, id)
   m = nil
 end
-local known = m and queueing()
-m = m or {id = id}
+local known = m and library()
 -- A granted member gives back what it has and takes it again: its call counts from now, and a gate that was closed
 -- since then, or a breaker, holds it too.
-local granted = m.s == 'g'
+local granted = m ~= nil and m.s == 'g'
 if granted then
   known.undo(m)
   call('ZREM', HOLDS, id)
 end
 local budgets = {}
 for i = 12, #ARGV do budgets[i - 11] = ARGV[i] end
-m.fence = fence
-m.tenant, m.class, m.need, m.budgets = ARGV[6], tonumber(ARGV[7]), {tonumber(ARGV[8]), tonumber(ARGV[9])}, budgets
-set_spec(m, ARGV[3])
-local check, take = admitting()
+local spec, need = spec_of(ARGV[3]), {tonumber(ARGV[8]), tonumber(ARGV[9])}
+if m then
+  m.fence, m.tenant, m.class, m.need, m.budgets = fence, ARGV[6], tonumber(ARGV[7]), need, budgets
+  m.spec, m.guards, m.text = spec, spec.g, ARGV[3]
+else
+  -- With room for all that comes to it: a table that grows is made anew each time.
+  m = {id = id, fence = fence, tenant = ARGV[6], class = tonumber(ARGV[7]), need = need, budgets = budgets, spec = spec,
+       guards = spec.g, text = ARGV[3], s = nil, at = nil, x = nil, p = nil, looks = nil, balances = nil, probe = nil}
+end
 local refusal = check(m)
 -- It may be a dead worker that has what is missing.
-if refusal and queueing().reap(500) > 0 then refusal = check(m) end
+if refusal and library().reap(500) > 0 then refusal = check(m) end
 if not refusal and not granted then
   local first = call('ZRANGE', KEYS[5], 0, 0)[1]
   if first and first ~= id then refusal = {kind = 'turn', name = m.spec.a, retry = SOON_MS} end
@@ -63,7 +67,7 @@ if refusal then
   if queued and granted then
     known.queue_at(m, 0)
   elseif queued then
-    queueing().enqueue(m)
+    library().enqueue(m)
   elseif known then
     known.drop(m)
   end

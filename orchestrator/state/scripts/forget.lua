@@ -15,7 +15,6 @@ if not m then return {} end
 -- What an earlier begin was granted is for the one that is over too.
 local over, last = tonumber(string.match(ARGV[6], '^%d+')), tonumber(string.match(m.fence or '', '^%d+'))
 if over and last and last > over then return {} end
-local queues = queueing()
-if m.s == 'g' then queues.undo(m) elseif m.s == 'h' then queues.release(m, 'neutral', 0, nil) end
-queues.drop(m)
-return queues.grant_freed(KEYS[5], ARGV[5], tonumber(ARGV[3]), tonumber(ARGV[4]))
+if m.s == 'g' then undo(m) elseif m.s == 'h' then release(m, 'neutral', 0, nil) end
+drop(m)
+return grant_freed(KEYS[5], ARGV[5], tonumber(ARGV[3]), tonumber(ARGV[4]))

@@ -7,6 +7,5 @@ ARGV[3]   grants   int   > 0, at most so many
 Returns   ids of those whose turn it is
 Atomic    check and taking, as in admit
 ]]
-local queues = queueing()
-queues.reap(500)
-return queues.grant(KEYS[5], tonumber(ARGV[2]), tonumber(ARGV[3]))
+reap(500)
+return grant(KEYS[5], tonumber(ARGV[2]), tonumber(ARGV[3]))

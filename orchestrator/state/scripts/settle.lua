@@ -9,7 +9,7 @@ ARGV[4]   took_ms   int   >= 0
 ARGV[5]   tokens    int   >= 0, used; empty: not known
 ARGV[6]   cost      int   >= 0, used, millionths; empty like that
 ARGV[7]   closed_ms int   >= 0, how long from now nobody may call
-ARGV[8]   spec      JSON  for closing where nothing is held; else empty
+ARGV[8]   spec      packed  for closing where nothing is held; else empty
 ARGV[9]   good_ms   int   >= 0
 ARGV[10]  output    string  the last good output
 ARGV[11]  grant_ms  int   > 0
@@ -22,13 +22,13 @@ Atomic    what is given back once may be taken once
 local m = load(ARGV[2])
 local held = m and m.s == 'h' and (m.fence or '') == ARGV[14]
 if held then
-  releasing()(m, ARGV[3], tonumber(ARGV[4]), ARGV[5] ~= '' and {tonumber(ARGV[5]), tonumber(ARGV[6])} or nil)
+  release(m, ARGV[3], tonumber(ARGV[4]), ARGV[5] ~= '' and {tonumber(ARGV[5]), tonumber(ARGV[6])} or nil)
   call('ZREM', HOLDS, m.id)
   call('HDEL', MEMBERS, m.id)
 end
 local closed_ms = tonumber(ARGV[7])
 if closed_ms > 0 then
-  local guards, of = held and m.guards or cjson.decode(ARGV[8]).g, {}
+  local guards, of = held and m.guards or spec_of(ARGV[8]).g, {}
   for _, g in ipairs(guards) do of[g.kind] = true end
   local closing = of.rate and 'rate' or 'breaker'
   local gate = NOW + closed_ms
@@ -43,4 +43,4 @@ if closed_ms > 0 then
 end
 if tonumber(ARGV[9]) > 0 then call('SET', KEYS[6], NOW .. ':' .. ARGV[10], 'PX', ARGV[9]) end
 if not freed or call('EXISTS', KEYS[5]) == 0 then return {} end
-return queueing().grant_freed(KEYS[5], ARGV[13], tonumber(ARGV[11]), tonumber(ARGV[12]))
+return library().grant_freed(KEYS[5], ARGV[13], tonumber(ARGV[11]), tonumber(ARGV[12]))

@@ -4,5 +4,5 @@ The clock is the first of ARGV, as in that file.
 Returns   names
 Atomic    an expired grant and the queue it returns to
 ]]
-queueing().reap(500)
+reap(500)
 return call('SMEMBERS', WAITING)
