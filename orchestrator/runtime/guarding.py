@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
@@ -24,9 +24,12 @@ from orchestrator.state.guards import Refused
 from orchestrator.state.runs import is_given
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
+    from orchestrator.agent import Agent
     from orchestrator.runtime.attempt import Attempt
+    from orchestrator.runtime.process import WorkerProcess
     from orchestrator.state.guards import Guard, Need, Outcome, Settlement
 
 logger = logging.getLogger(__name__)
@@ -58,12 +61,13 @@ class Guarding:
     Args:
         attempt: the execution.
         value: its input.
+        paused: seconds that are left of a pause which a service of the agent has asked for.
 
     Raises:
         AttemptFailed: the agent's estimate raised.
     """
 
-    def __init__(self, attempt: Attempt, value: object) -> None:
+    def __init__(self, attempt: Attempt, value: object, *, paused: float = 0.0) -> None:
         self._attempt = attempt
         agent, begun = attempt.agent, attempt.begun
         self._fallback_left = len(attempt.primary.fallback) > begun.step.rung
@@ -83,6 +87,7 @@ class Guarding:
         self._good: tuple[str, bytes, int] | None = None
         self._started = time.monotonic()
         self._settlement: Settlement | None = None
+        self._paused = paused
 
     def _estimate(self, value: object) -> Need:
         try:
@@ -107,6 +112,10 @@ class Guarding:
             StepAgain: the step waits for its turn, or another agent has it.
             AgentFailed: it can never be let through.
         """
+        if self._paused > 0:
+            reason = REASONS["gate"].format(name=self._attempt.agent.name)
+            # With the jitter, or all would come back at once.
+            self._wait(reason, self._paused + _jitter(self._attempt))
         if not self._asked:
             return None
         attempt, begun = self._attempt, self._attempt.begun
@@ -241,9 +250,11 @@ class Guarding:
     ) -> None:
         attempt = self._attempt
         attempt.process.leases.release(self._hold)
-        if not self._tells:
-            return
         try:
+            if self._closed > 0 and _heeds_pauses(attempt.agent):
+                attempt.process.guards.pause(attempt.agent.name, round(self._closed * 1000))
+            if not self._tells:
+                return
             granted = (self._settlement or self._settle()).tell()
             wake(attempt.task.app, attempt.process, attempt.agent.name, granted)
         except (RedisError, OperationalError) as failure:
@@ -268,6 +279,25 @@ class Guarding:
             good=self._good,
             fence=attempt.begun.fence,
         )
+
+
+def ask_for_pause(process: WorkerProcess, agent: Agent[Any, Any]) -> Callable[[], float]:
+    """Ask along with the next call whether the agent is to pause; returns what gives the seconds left."""
+    if not _heeds_pauses(agent):
+        return float
+    pause = process.guards.pause_of(agent.name)
+    pause.go_along()
+    return pause.left
+
+
+def _heeds_pauses(agent: Agent[Any, Any]) -> bool:
+    """Tell whether a Retry-After that one attempt gets holds the others of its agent, though no guard has a gate."""
+    return agent.retry is not None and not (agent.rates or agent.breakers)
+
+
+def _jitter(attempt: Attempt) -> float:
+    retry = attempt.agent.retry
+    return 0.0 if retry is None else retry.delay(attempt.begun.step.attempt)
 
 
 @lru_cache(maxsize=256)

@@ -31,7 +31,7 @@ from orchestrator.runtime.boarding import board_for, woken
 from orchestrator.runtime.bridge import Killed, outside_loop_for_long, run_coroutine
 from orchestrator.runtime.delegating import acceptance, delegation, gathered
 from orchestrator.runtime.failing import follow
-from orchestrator.runtime.guarding import Guarding
+from orchestrator.runtime.guarding import Guarding, ask_for_pause
 from orchestrator.runtime.interruption import Interruptible
 from orchestrator.runtime.journal import StepJournal
 from orchestrator.runtime.outcomes import StepClosed, StepOutcome
@@ -76,6 +76,7 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
             and it is executed again.
     """
     task.request.joins = False
+    paused = ask_for_pause(process, agent)
     begun = process.store.begin(run_id, step, agent=agent.name, nonce=process.nonce(), worker=process.name)
     if isinstance(begun, Refused):
         raise refusal(begun.why)
@@ -89,7 +90,7 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
                 attempt, value = outside_loop_for_long(_gathered_input, attempt)
         else:
             value = _input(attempt)
-        guarding = Guarding(attempt, value)
+        guarding = Guarding(attempt, value, paused=paused())
         held_back = guarding.admit()
         if held_back is not None:
             return held_back

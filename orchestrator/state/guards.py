@@ -209,6 +209,26 @@ class Settlement:
         return _turns(self._agent, self._script(self._keys, self._args) if reply is None else reply)
 
 
+class Pause:
+    """Whether an agent without rate limit and breaker is to make no calls for a time; not asked yet."""
+
+    def __init__(self, client: Redis, agent: str) -> None:
+        self._client, self._key = client, keys.pause(agent)
+        self._along: _Along | None = None
+
+    def go_along(self) -> None:
+        """Let it be asked with the next call of this thread or greenlet, if the client can do that."""
+        along: Callable[..., _Along] | None = getattr(self._client, "along", None)
+        if along is not None:
+            self._along = along("PTTL", self._key)
+
+    def left(self) -> float:
+        """Return the seconds that are left of it; 0.0: there is none. Asks if that was not done."""
+        reply = None if self._along is None else self._along.end()
+        left_ms = cast("int", self._client.pttl(self._key) if reply is None else reply)
+        return max(0, left_ms) / 1000
+
+
 def _micro(cost: float) -> int:
     return round(cost * MICRO)
 
@@ -300,6 +320,7 @@ class Guards:
         self._grant = register("grant")
         self._forget = register("forget")
         self._waiting = register("waiting")
+        self._pause = register("pause")
         self._breakers = register("breakers")
         self._force = register("force")
         self._budget = register("budget")
@@ -484,6 +505,14 @@ class Guards:
         """
         args = [self._now(), f"{agent}/{member}", self._grant_ms, GRANTS_ON_SETTLE, QUEUES, fence]
         return _turns(agent, self._forget(self._keys(agent), args))
+
+    def pause(self, agent: str, pause_ms: int) -> None:
+        """Let nobody call for an agent that has no gate for so long; a longer pause stays."""
+        self._pause([keys.pause(agent)], [pause_ms])
+
+    def pause_of(self, agent: str) -> Pause:
+        """Return the question whether an agent is to pause."""
+        return Pause(self.client, agent)
 
     def last_good(self, agent: str, digest: str) -> tuple[bytes, float] | None:
         """Return an agent's last good output and its age in seconds."""

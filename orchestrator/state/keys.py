@@ -232,6 +232,11 @@ def budget(name: str) -> str:
     return f"{GUARDS}:budget:{name}"
 
 
+def pause(agent: str) -> str:
+    """string: a service of an agent without rate limit and breaker has asked for a pause. Expires with the pause."""
+    return f"{GUARDS}:pause:{agent}"
+
+
 def good(agent: str, digest: str) -> str:
     """string: an agent's last good output, for an input or any. Expires as it was told."""
     return f"{GUARDS}:good:{agent}:{digest}"

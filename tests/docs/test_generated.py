@@ -67,7 +67,7 @@ def test_the_table_of_keys_names_each_key_and_no_other() -> None:
     }
     of_guards = {
         *(keys.GUARD_MEMBERS, keys.GUARD_HOLDS, keys.GUARD_WAITING, keys.GUARD_BREAKERS, keys.GUARD_BUDGETS),
-        *(key("<agent>") for key in (keys.guard_queue, keys.guard_turns, keys.retry_budget)),
+        *(key("<agent>") for key in (keys.guard_queue, keys.guard_turns, keys.retry_budget, keys.pause)),
         *(key("<name>") for key in (keys.breaker, keys.slots, keys.budget)),
         keys.rate("<name>", 1000).replace("1000", "<ms>"),
         keys.good("<agent>", "<digest>"),

@@ -312,17 +312,22 @@ def test_a_rate_is_kept_and_no_worker_waits_for_it(deployment: Deployment) -> No
     assert all(only(run).attempt == 1 for run in runs)
 
 
-def test_one_worker_s_retry_after_closes_the_gate_for_all(deployment: Deployment) -> None:
-    run = submit(deployment, "gated", "pause 1.0")
+@pytest.mark.parametrize("flow", ["gated", "retried"])
+def test_one_worker_s_retry_after_closes_the_gate_for_all(deployment: Deployment, flow: str) -> None:
+    # given an agent with a rate limit, or with no guard at all, that is told to pause
+    run = submit(deployment, flow, "pause 1.0")
     deployment.wait_for_note(run, "only")
     wait_until(lambda: only(run).status == "delayed", SOON, "it waits")
-    others = [submit(deployment, "gated") for _ in range(5)]
+    wait_until(lambda: bool(deployment.redis.keys("{guards}:[pr]a*")), SOON, "the gate is closed")
+    # when others come
+    others = [submit(deployment, flow) for _ in range(5)]
     for other in [run, *others]:
         other.result(timeout=SOON)
     closed = next(event.at_ms for event in run.events() if event.type == "StepDelayed")
     # then none was called in the meantime
     done = [event.at_ms for other in others for event in other.events() if event.type == "StepCompleted"]
     assert min(done) >= closed + 900
+    assert all(only(other).attempt == 1 for other in others)
 
 
 # Budgets

@@ -363,7 +363,7 @@ def test_a_step_that_cannot_be_executed_says_why_instead_of_being_begun_again(
     client: Client, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given something in the worker that nobody has thought of
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise KeyError("unthought-of")
 
     monkeypatch.setattr("orchestrator.runtime.step.Guarding", broken)

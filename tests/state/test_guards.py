@@ -92,6 +92,20 @@ def test_what_a_call_holds_is_kept_while_its_worker_says_so(redis_client: Redis)
     assert nothing_is_held(redis_client)
 
 
+def test_a_pause_holds_an_agent_without_a_gate_until_it_is_over(redis_client: Redis) -> None:
+    # given an agent that was told to pause, when it is told a shorter pause, and a longer one
+    store = Fleet(redis_client).store
+    assert store.pause_of("model").left() == 0.0
+    left = []
+    for pause_ms in (40_000, 20_000, 60_000):
+        store.pause("model", pause_ms)
+        left.append(store.pause_of("model").left())
+    # then the longest counts, for this agent alone, and leaves nothing behind
+    assert [round(seconds / 10) for seconds in left] == [4, 4, 6]
+    assert store.pause_of("other").left() == 0.0
+    assert redis_client.pttl(keys.pause("model")) > 0
+
+
 def test_a_second_settling_changes_nothing(redis_client: Redis) -> None:
     # given two calls under way, and a breaker that opens at two failures
     fleet = Fleet(redis_client, Concurrency(total=2).guard("model"), Breaker(failures=2).guard("model"))

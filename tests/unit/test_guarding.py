@@ -48,6 +48,9 @@ class Recorder:
         self.needs.append(need)
         return self.answer
 
+    def pause(self, *facts: object) -> None:
+        self.asked.append(f"pause {facts}")
+
     def budget(self, _: str) -> BudgetState | None:
         return self.left
 
@@ -215,6 +218,25 @@ def test_what_somebody_gave_is_no_part_of_a_result(given: str, monkeypatch: pyte
     # when it asks, then the run does not end with that as its output, and says what it lacks
     Guarding(stopped, "x").admit()
     assert failed == ["the budget of run:0 has too little left: 0 of 1 tokens, and it needs 1"]
+
+
+@pytest.mark.parametrize(
+    ("policies", "paused"),
+    [
+        (Policies(retry=Retry()), True),
+        (Policies(retry=Retry(), concurrency=Concurrency(total=1)), True),
+        (Policies(retry=Retry(), rate=RateLimit(requests=1)), False),
+        (Policies(retry=Retry(), breaker=Breaker()), False),
+        (Policies(), False),
+    ],
+)
+def test_a_retry_after_closes_a_gate_also_where_no_guard_has_one(policies: Policies, paused: bool) -> None:  # noqa: FBT001  a row
+    # given an attempt of an agent with these policies, when it is told to come back in 7 s
+    recorder, error = Recorder(), StatusError(429)
+    error.__dict__["headers"] = {"Retry-After": "7"}
+    end(Guarding(attempt(recorder, **policies), "x"), caused_by(error))
+    # then nobody calls until then: by the gate of its guards, or by one of its own
+    assert (f"pause {(NAME, 7000)}" in recorder.asked) is paused
 
 
 def test_what_an_attempt_holds_is_kept_until_it_ends_and_its_gate_has_judged() -> None:
