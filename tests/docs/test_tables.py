@@ -28,6 +28,7 @@ GATES: Final = "tests/integration/test_gates.py::test_"
 GUARDS: Final = "tests/state/test_guards.py::test_"
 TURNS: Final = "tests/state/test_turns.py::test_"
 BUDGETS: Final = "tests/state/test_budgets.py::test_"
+DEAD: Final = "tests/integration/test_cli_resilience.py::test_"
 MATRIX: Final = "tests/chaos/test_matrix.py::test_"
 CRASH: Final = "tests/chaos/test_crash_points.py::test_"
 DELIVERIES: Final = "tests/integration/test_deliveries.py::test_"
@@ -192,6 +193,50 @@ HELD: Final[dict[tuple[str, str], dict[tuple[str, ...], tuple[str, ...]]]] = {
         ("it is [sent again](dead-letters.md)",): (
             f"{TROUBLE}a_dead_letter_is_sent_again_and_goes_on_where_it_failed",
         ),
+    },
+    ("retry-and-timeouts.md", "Limit | From"): {
+        ("`@agent(timeout=)`",): (
+            "tests/integration/test_pipeline.py::test_a_failed_step_fails_its_run_with_the_reason",
+            "tests/integration/test_asyncio_pool.py::test_an_agent_past_its_timeout_is_interrupted_and_its_finally_runs",
+        ),
+        ("`@agent(idle=)`",): (
+            f"{TROUBLE}an_attempt_without_a_sign_of_life_is_given_up",
+            f"{TROUBLE}an_attempt_that_shows_signs_of_life_goes_on",
+        ),
+        ("`@agent(deadline=)`",): (
+            f"{TROUBLE}a_step_has_a_deadline_over_all_its_attempts_and_sees_it",
+            f"{TROUBLE}a_step_that_nobody_takes_in_time_fails_by_its_deadline",
+        ),
+        ("`submit(deadline=)`",): (
+            "tests/integration/test_recovery.py::test_a_run_past_its_deadline_fails_whatever_it_is_doing",
+        ),
+    },
+    ("dead-letters.md", "Kind"): {
+        ("`failed`",): (f"{TROUBLE}after_the_last_attempt_the_run_fails_and_is_a_dead_letter",),
+        ("`poison`",): (M9,),
+        ("`deadline`",): (f"{TROUBLE}a_step_that_nobody_takes_in_time_fails_by_its_deadline",),
+        ("`undo`",): (f"{TROUBLE}what_cannot_be_undone_is_told_and_everything_else_is_undone",),
+        ("`unreadable`",): (
+            f"{MATRIX}malformed_messages_are_set_aside_and_all_good_ones_run",
+            f"{DEAD}filters_choose_among_runs_and_messages",
+        ),
+    },
+    ("dead-letters.md", "Option"): {
+        ("none",): (
+            f"{DEAD}run_is_redriven_as_it_was_and_listed_no_more",
+            f"{TROUBLE}a_dead_letter_is_sent_again_and_goes_on_where_it_failed",
+        ),
+        ("`--input FILE`",): (
+            f"{DEAD}run_is_redriven_with_another_input",
+            f"{DEAD}what_is_given_for_the_step_that_failed_is_not_taken_by_one_that_was_undone",
+        ),
+        ("`--to AGENT`",): (f"{DEAD}run_is_redriven_to_another_agent_with_another_deadline",),
+        ("`--step STEP`",): (
+            f"{TROUBLE}a_dead_letter_is_sent_again_and_goes_on_where_it_failed",
+            f"{DEAD}what_is_given_for_the_step_that_failed_is_not_taken_by_one_that_was_undone",
+        ),
+        ("`--deadline SECONDS`",): (f"{DEAD}run_is_redriven_to_another_agent_with_another_deadline",),
+        ("`--all`",): (f"{DEAD}all_that_fit_are_redriven_once_somebody_has_agreed",),
     },
     ("exactly-once.md", "What"): {
         ("a run for a `key`",): (f"{SUBMIT}thirty_two_concurrent_submissions_with_one_key_give_one_run",),
