@@ -40,7 +40,6 @@ OrchestratorError
 
 from __future__ import annotations
 
-import math
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -373,6 +372,10 @@ class AgentFailed(OrchestratorError):
         return f"{self.args[0]}: {self.args[1]}"
 
 
+LONGEST_DELAY: Final = 366 * 86400.0
+"""Seconds; as long as a run may take."""
+
+
 class RetryLater(OrchestratorError):
     """
     Raised by an agent that wants to be tried again after a delay. `RetryLater(after, reason)`, `after` in seconds.
@@ -382,8 +385,8 @@ class RetryLater(OrchestratorError):
 
     def __init__(self, after: float, reason: str = "") -> None:
         given: object = after
-        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < math.inf:
-            msg = f"RetryLater takes seconds from now on, not {after!r:.40}"
+        if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= LONGEST_DELAY:
+            msg = f"RetryLater takes seconds from now on, at most a year, not {after!r:.40}"
             raise ValueError(msg)
         said: object = reason
         # Often the error that was caught.

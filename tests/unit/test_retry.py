@@ -392,7 +392,7 @@ def test_an_agents_wish_tells_its_reason_and_when() -> None:
     assert str(RetryLater(0)) == "asked to be tried again; again in 0 s"
 
 
-@pytest.mark.parametrize("after", [-1.0, math.nan, math.inf])
+@pytest.mark.parametrize("after", [-1.0, math.nan, math.inf, 1e300, 10**400])
 def test_a_wish_for_no_time_at_all_is_an_error_of_the_agent(after: float) -> None:
-    with pytest.raises(ValueError, match="RetryLater takes seconds from now on, not"):
+    with pytest.raises(ValueError, match="RetryLater takes seconds from now on, at most a year, not"):
         RetryLater(after)
