@@ -496,7 +496,7 @@ class RunState(Frozen):
         return cls.model_validate({"id": run_id, **plain, "steps": steps, "fans": fans})
 
 
-_OWN_FIELDS: Final = ("step:", "fan:", "order:", "orders", "boards", "size", "record", "orphan")
+_OWN_FIELDS: Final = ("step:", "spent:", "fan:", "order:", "orders", "boards", "size", "record", "orphan")
 _JSON_FIELDS: Final = frozenset({"order", "tags", "budget", "budgets", "ending", "failure"})
 
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
+from orchestrator.state.runs import NOTHING_SPENT
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from orchestrator.state.guards import Guards, Hold
-    from orchestrator.state.runs import Begun, RunStore
+    from orchestrator.state.runs import Begun, RunStore, Spent
     from orchestrator.state.scripts import Held
 
 logger = logging.getLogger(__name__)
@@ -23,10 +25,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Keeping:
-    """A lease that is kept until it is lost or a time has passed, in seconds of `time.monotonic()`."""
+    """
+    A lease that is kept until it is lost or a time has passed, in seconds of `time.monotonic()`.
+
+    `spent` gives what its attempt has used so far.
+    """
 
     on_lost: Callable[[str], None]
     until: float
+    spent: Callable[[], Spent]
 
 
 class LeaseKeeper:
@@ -51,7 +58,14 @@ class LeaseKeeper:
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def held(self, begun: Begun, on_lost: Callable[[str], None], *, longest: float) -> Iterator[Keeping]:
+    def held(
+        self,
+        begun: Begun,
+        on_lost: Callable[[str], None],
+        *,
+        longest: float,
+        spent: Callable[[], Spent] = lambda: NOTHING_SPENT,
+    ) -> Iterator[Keeping]:
         """
         Keep a step's lease while the block runs.
 
@@ -61,10 +75,11 @@ class LeaseKeeper:
                 word when the step is another's.
             longest: seconds after which the lease is given up: what no pool can interrupt must not hold its step for
                 ever.
+            spent: gives what the attempt has used so far, which counts should this process die.
         """
         lease = (begun.run_id, begun.step.name, begun.fence)
         with self._lock:
-            self._held[lease] = keeping = Keeping(on_lost, time.monotonic() + longest)
+            self._held[lease] = keeping = Keeping(on_lost, time.monotonic() + longest, spent)
             self._run()
         try:
             yield keeping
@@ -101,12 +116,13 @@ class LeaseKeeper:
     def _renew_leases(self, now: float) -> None:
         with self._lock:
             overdue = {lease for lease, keeping in self._held.items() if keeping.until < now}
-            leases = [lease for lease in self._held if lease not in overdue]
+            kept = {lease: keeping for lease, keeping in self._held.items() if lease not in overdue}
         for lease in overdue:
             self._lose(lease, "its agent does not end")
-        if not leases:
+        if not kept:
             return
-        for lease, renewal in zip(leases, self._store.renew(leases), strict=True):
+        renewals = self._store.renew(list(kept), [keeping.spent() for keeping in kept.values()])
+        for lease, renewal in zip(kept, renewals, strict=True):
             if renewal != "renewed":
                 self._lose(lease, renewal)
 

@@ -117,7 +117,7 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
 def _kept(attempt: Attempt) -> AbstractContextManager[Keeping]:
     """Keep the lease while something else than the handler takes its time; what it loses, its commit finds out."""
     longest = attempt.agent.timeout + HARD_LIMIT_GRACE
-    return attempt.process.leases.held(attempt.begun, lambda _: None, longest=longest)
+    return attempt.process.leases.held(attempt.begun, lambda _: None, longest=longest, spent=lambda: attempt.spent)
 
 
 def _gathered_input(attempt: Attempt) -> tuple[Attempt, Any]:
@@ -312,7 +312,8 @@ def _sync(attempt: Attempt, cancelled: Flag, timeout: float, watch: IdleWatch | 
                 return
 
     try:
-        with attempt.process.leases.held(attempt.begun, lost, longest=timeout + HARD_LIMIT_GRACE) as keeping, block:
+        longest, spent = timeout + HARD_LIMIT_GRACE, lambda: attempt.spent
+        with attempt.process.leases.held(attempt.begun, lost, longest=longest, spent=spent) as keeping, block:
             if watch is not None:
                 watch.beat()
                 threading.Thread(target=look, args=(keeping, watch), name="celeriac-idle", daemon=True).start()
@@ -345,7 +346,7 @@ def _run_async(
                 delay = grace if why == "closed" else 0.0
                 loop.call_soon_threadsafe(lambda: loop.call_later(delay, task.cancel))
 
-        with process.leases.held(begun, lost, longest=timeout + HARD_LIMIT_GRACE):
+        with process.leases.held(begun, lost, longest=timeout + HARD_LIMIT_GRACE, spent=lambda: attempt.spent):
             try:
                 async with asyncio.timeout(timeout):
                     return await (call() if watch is None else watched(call(), watch)), None

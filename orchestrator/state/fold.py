@@ -309,6 +309,7 @@ def _step_decided(folding: _Folding, event: Event) -> None:
 
 def _step_lost(folding: _Folding, event: Event) -> None:
     data, step = event.data, folding.step(event)
+    _spent(step, event)
     step.update({name: data[name] for name in ("losses", "strikes") if name in data})
     if "due_ms" in data:
         step.update(status="delayed", due_ms=data["due_ms"], why=data["why"])

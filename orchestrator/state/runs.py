@@ -337,14 +337,23 @@ class RunStore(RunReader):
             fault=fault,
         )
 
-    def renew(self, leases: Sequence[Held]) -> list[Renewal]:
-        """Extend leases in one round trip: a script for every RENEW_BATCH of a shard, so that none keeps Redis long."""
+    def renew(self, leases: Sequence[Held], spent: Sequence[Spent] = ()) -> list[Renewal]:
+        """
+        Extend leases in one round trip: a script for every RENEW_BATCH of a shard, so that none keeps Redis long.
+
+        Args:
+            leases: of attempts under way.
+            spent: what each has used so far, which counts should its worker die; nothing unless given.
+        """
+        used = spent or [NOTHING_SPENT] * len(leases)
         by_shard = sorted(range(len(leases)), key=lambda number: keys.shard_of(leases[number][0]))
         pipe = self.client.pipeline(transaction=False)
         for shard, numbers in groupby(by_shard, key=lambda number: keys.shard_of(leases[number][0])):
-            held = [leases[number] for number in numbers]
-            for start in range(0, len(held), RENEW_BATCH):
-                self.scripts.renew(shard, held[start : start + RENEW_BATCH], lease_ms=self._lease_ms, pipe=pipe)
+            of_shard = list(numbers)
+            for start in range(0, len(of_shard), RENEW_BATCH):
+                some = of_shard[start : start + RENEW_BATCH]
+                held, told = [leases[number] for number in some], [used[number] for number in some]
+                self.scripts.renew(shard, held, told, lease_ms=self._lease_ms, pipe=pipe)
         replies = (cast("Renewal", reply.decode()) for replies in pipe.execute() for reply in replies)
         renewed = dict(zip(by_shard, replies, strict=True))
         return [renewed[number] for number in range(len(leases))]

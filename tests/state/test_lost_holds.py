@@ -23,6 +23,7 @@ from orchestrator.state.runs import Begun, RunStore, Submission
 from tests.servers import wait_until
 from tests.state import flows
 from tests.state.flows import Note
+from tests.state.invariants import look, problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -230,3 +231,50 @@ def test_an_agent_holds_its_place_until_it_ends_however_long_its_run_is_over(
 
     # when it ends, then it is free
     assert free(caretaker, redis_client)
+
+
+def test_what_an_attempt_had_used_when_its_worker_died_is_counted_once(
+    client: Client, worker: WorkerProcess, caretaker: Caretaker
+) -> None:
+    # given a step whose worker has told what it used, and dies
+    run = client.submit(scarcely, {"text": "x"})
+    first = begun(worker, run, "scarce")
+    with worker.leases.held(first, lambda _: None, longest=60.0, spent=lambda: (70, 0.5)):
+        worker.leases.renew()
+    lose(worker, run)
+    caretaker.sweep()
+    assert (run.state().tokens, run.state().cost) == (70, 0.5)
+
+    # when the next one dies before it has told anything, and the third comes to its end
+    begun(worker, run, "scarce")
+    lose(worker, run)
+    caretaker.sweep()
+    worker.store.wake([(run.id, "scarce")], turn=True)
+    third = begun(worker, run, "scarce")
+    with worker.leases.held(third, lambda _: None, longest=60.0, spent=lambda: (20, 0.0)):
+        worker.leases.renew()
+    worker.store.commit(third, b'{"text": "x"}', spent=(30, 0.25))
+
+    # then all that was told counts, once, and the log says so
+    state = run.state()
+    assert (state.status, state.tokens, state.cost) == ("completed", 100, 0.75)
+    assert problems(look(worker.store, run.id)) == []
+
+
+def test_a_dead_letter_of_poison_tells_what_its_attempts_used(
+    client: Client, worker: WorkerProcess, caretaker: Caretaker
+) -> None:
+    # given a step that loses its worker each time, after it has used something
+    run = client.submit(scarcely, {"text": "x"})
+    while run.status() != "failed":
+        attempt = begun(worker, run, "scarce")
+        with worker.leases.held(attempt, lambda _: None, longest=60.0, spent=lambda: (5, 0.0)):
+            worker.leases.renew()
+        lose(worker, run)
+        caretaker.sweep()
+        worker.store.wake([(run.id, "scarce")], turn=True)
+    # then its dead letter tells that
+    letter = run.dead_letter()
+    losses = run.state().steps[0].losses
+    assert (letter.kind, letter.tokens) == ("poison", 5 * losses)
+    assert losses > 1

@@ -188,12 +188,15 @@ class Scripts:
         """Take a step's lease."""
         return cast("Reply", self._begin(keys.of_run(run_id), [step, nonce, lease_ms, worker, agent, dispatch_ms]))
 
-    def renew(self, shard: str, held: Sequence[Held], *, lease_ms: int, pipe: Pipeline) -> None:
+    def renew(
+        self, shard: str, held: Sequence[Held], spent: Sequence[tuple[int, float]], *, lease_ms: int, pipe: Pipeline
+    ) -> None:
         """Queue the renewal of leases of one shard on a pipeline; its reply has a `Renewal` for each, as bytes."""
         runs = [keys.run(run_id) for run_id, _, _ in held]
-        self._renew(
-            [keys.leases(shard), *runs], [lease_ms, *(part for _, *parts in held for part in parts)], client=pipe
-        )
+        args: list[str | bytes | float] = [lease_ms]
+        for (_, step, fence), used in zip(held, spent, strict=True):
+            args += (step, fence, *used)
+        self._renew([keys.leases(shard), *runs], args, client=pipe)
 
     def record(self, run_id: str, step: str, *, fence: str, name: str, field: str, value: bytes, limit: int) -> Reply:
         """Keep the result of a sub-step."""

@@ -22,6 +22,9 @@ local expiry = redis.call('ZSCORE', LEASES, member(step))
 if expiry and tonumber(expiry) > NOW then return told('held') end
 redis.call('ZREM', LEASES, member(step))
 rec.losses = (rec.losses or 0) + 1
+-- What it had used when its lease was last renewed.
+local tokens, cost, fence = string.match(redis.call('HGET', RUN, 'spent:' .. step) or '', '^(%S+) (%S+) (.*)$')
+if fence and fence == rec.fence then spend(rec, tokens, cost) end
 -- What kills its worker does so soon, as a rule: one whose lease had been renewed may have been a bystander. So may any
 -- that is lost a second time, since the second begin comes at once, beside all that were lost with it. One that is put
 -- off comes apart from them: those that were renewed before the first loss can never have too many strikes by another's.
@@ -31,7 +34,8 @@ if rec.strikes >= 2 * tonumber(ARGV[2]) - 1 then
   local reason = 'begun ' .. rec.losses .. ' times and never finished; last on ' .. rec.worker
   return told(fail_step(retention_ms, step, rec, reason, 'poison', tonumber(ARGV[3])))
 end
-local facts = {step = step, attempt = rec.attempt, worker = rec.worker, losses = rec.losses, strikes = rec.strikes}
+local facts = {step = step, attempt = rec.attempt, worker = rec.worker, losses = rec.losses, strikes = rec.strikes,
+               tokens = rec.tokens, cost = rec.cost}
 if rec.losses == 1 then
   emit('StepLost', facts)
   make_ready(step, rec, tonumber(ARGV[3]))
