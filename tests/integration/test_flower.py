@@ -248,6 +248,23 @@ def test_what_a_gate_or_a_timeout_does_is_the_rows_state_with_the_reason(
         assert reason in row["result"]
 
 
+def test_a_degraded_output_says_so_and_is_counted(deployment: Deployment, flower: Flower) -> None:
+    # given a run in which another agent stands in
+    run = deployment.submit("essay-fallback", "fallback")
+    run.result(timeout=15)
+    assert run.state().degraded
+    # then that execution's result says so, and no other's
+    results = [row["result"].strip("'") for row in flower.rows(run, ["RETRY", "SUCCESS", "SUCCESS"])]
+    assert [result.startswith("degraded") for result in results] == [False, True, False]
+
+    # and the metrics count it
+    def counted() -> bool:
+        lines = [line for line in flower.page("/metrics").splitlines() if 'type="task-degraded"' in line]
+        return any(line.startswith("flower_events_total") and "essay-fallback/writer" in line for line in lines)
+
+    wait_until(counted, EVENTS_TIMEOUT, "it is counted")
+
+
 def test_a_step_that_waits_for_a_person_is_done_and_says_so(deployment: Deployment, flower: Flower) -> None:
     run = deployment.submit("essay", "ask")
     rows = flower.rows(run, ["SUCCESS"])
