@@ -33,7 +33,8 @@ LONGEST_RETRY_AFTER: Final = 86400.0
 
 DEEPEST: Final = 20
 """Causes and groups that are looked through; a chain of causes may lead back to itself."""
-STATUSES: Final = range(100, 600)
+STATUSES: Final = range(300, 600)
+"""Below, the answer had begun well: what broke it off in the midst of a stream is not in its status."""
 NUMBER: Final = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
 
 Errors = type[BaseException] | tuple[type[BaseException], ...]

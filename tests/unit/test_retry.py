@@ -78,6 +78,12 @@ class AiohttpError(Exception):
 CLIENTS = pytest.mark.parametrize("make", [httpx_error, openai_error, requests_error, urllib_error, AiohttpError])
 
 
+class Overloaded(Exception):
+    """What Anthropic's client raises for an `error` event of a stream: it carries the status that came first."""
+
+    status_code = 200
+
+
 class DatabaseError(Exception):
     """Has a code that is no HTTP status."""
 
@@ -108,7 +114,11 @@ def wrapped(error: BaseException, inner: BaseException) -> BaseException:
 TRIED_AGAIN: dict[str, tuple[str, list[BaseException]]] = {
     "HTTP 408, 409, 425, 429": ("yes", [httpx_error(status) for status in (408, 409, 425, 429)]),
     "HTTP 500 and above": ("yes", [httpx_error(status) for status in (500, 502, 503, 504, 529, 599)]),
-    "any other HTTP status": ("no", [httpx_error(status) for status in (200, 302, 400, 401, 403, 404, 413, 422, 451)]),
+    "any other HTTP status from 300 on": (
+        "no",
+        [httpx_error(status) for status in (302, 400, 401, 403, 404, 413, 422, 451)],
+    ),
+    "an error in the midst of a stream that had begun with HTTP 200": ("yes", [httpx_error(200), Overloaded()]),
     "no connection, or a broken one": (
         "yes",
         [
