@@ -43,11 +43,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Iterator, Mapping
 
     from orchestrator.board.handle import Board
+    from orchestrator.conversation.handle import Talk
     from orchestrator.resilience.budget import Guard
     from orchestrator.resilience.fallback import Rung
     from orchestrator.resilience.idle import IdleWatch
 
 from orchestrator.board.either import PLAIN_FUNCTION, at_once, in_a_coroutine
+from orchestrator.conversation.speaker import Speaker
 from orchestrator.resilience.breaker import Breaker
 from orchestrator.resilience.budget import Spend
 from orchestrator.resilience.fallback import Cached, Constant
@@ -159,7 +161,7 @@ class Flag:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Context:
+class Context(Speaker):
     """
     What a handler may know of its step, and do in it.
 
@@ -190,6 +192,7 @@ class Context:
     _watch: IdleWatch | None = field(default=None, repr=False)
     _rung: int = field(default=0, repr=False)
     _board: Board | None = field(default=None, repr=False)
+    _talk: Talk | None = field(default=None, repr=False)
 
     @property
     def board(self) -> Board:
@@ -203,6 +206,12 @@ class Context:
             msg = f"step {self.step!r} of flow {self.flow!r} is no blackboard's: only its sources have ctx.board"
             raise InvalidInput(msg)
         return self._board
+
+    def _talk_here(self) -> Talk:
+        if self._talk is None:
+            msg = f"step {self.step!r} of flow {self.flow!r} is no conversation's: only its members speak"
+            raise InvalidInput(msg)
+        return self._talk
 
     @property
     def idempotency_key(self) -> str:

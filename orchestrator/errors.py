@@ -26,6 +26,8 @@ OrchestratorError
 │   │   ├── BoardClosed      the board is not open yet, or has ended
 │   │   ├── LockTimeout      an entry was not free in time
 │   │   └── LockLost         a lock is held no more
+│   ├── NoReply              a member of a conversation did not reply
+│   ├── ConversationClosed   the conversation is not open yet, or has ended
 │   └── WrongState           the run is not in a state that allows the call
 ├── RunFailed                the run ended without a result
 ├── RunCancelled
@@ -326,6 +328,46 @@ class LockLost(BoardError):
 
     def __str__(self) -> str:
         return f"the lock of entry {self.args[0]!r} is lost: nothing was written; read again and decide anew"
+
+
+class NoReply(StateError):
+    """
+    A member of a conversation was asked and did not reply.
+
+    Attributes:
+        member: who; `why`: deadline: not in time; declined: its handler returned None; failed: its step did; cycle: it
+            waits for who asks, through others; absent: it is not there; left: it has left before its turn; full: its
+            mailbox is; hops, volleys: a limit of the conversation.
+    """
+
+    def __init__(self, member: str, why: str, reason: str = "") -> None:
+        super().__init__(member, why, reason)
+        self.member, self.why, self.reason = member, why, reason
+
+    def __str__(self) -> str:
+        said = {
+            "deadline": "did not reply in time",
+            "declined": "had no reply",
+            "failed": "failed",
+            "cycle": "waits, through others, for who asks",
+            "absent": "is not in the conversation now",
+            "left": "left the conversation before its turn",
+            "full": "has a full mailbox",
+            "hops": "was not asked: too many messages follow from one another",
+            "volleys": "was not asked: these two have only each other to answer for too long",
+        }
+        more = f": {self.reason}" if self.reason else ""
+        return f"member {self.member!r} {said.get(self.why, self.why)}{more}; catch NoReply where that is no failure"
+
+
+class ConversationClosed(StateError):
+    """A conversation takes no message."""
+
+    def __init__(self, flow: str, why: str) -> None:
+        super().__init__(flow, why)
+
+    def __str__(self) -> str:
+        return f"conversation {self.args[0]!r} takes no message: {self.args[1]}"
 
 
 class WrongState(StateError):

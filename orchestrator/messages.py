@@ -26,6 +26,14 @@ Otherwise = Literal["fail", "degrade"]
 JoinVerdict = Literal["met", "accepted", "missed", "overdue"]
 BoardStatus = Literal["open", "closing", "ended"]
 BoardOutcome = Literal["goal", "quiet", "limit", "failed"]
+ConversationStatus = Literal["open", "judging", "ended"]
+ConversationOutcome = Literal[
+    "consensus", "turns", "deadline", "silence", "verdict", "spent", "quiet", "limit", "failed"
+]
+MailKind = Literal[
+    "open", "tell", "ask", "reply", "propose", "accept", "reject", "vote", "conclude", "invite", "returned"
+]
+NoReplyWhy = Literal["deadline", "declined", "failed", "cycle", "absent", "full", "hops", "volleys", "left"]
 
 TURN: Final = "waits for its turn"
 """How `why` begins of a step that goes on when its turn comes, whatever its timer says."""
@@ -103,6 +111,108 @@ class BoardRules(Frozen):
     max_steps: int
 
 
+class PeerRules(Frozen):
+    """
+    A member of a conversation, and what it does with a message.
+
+    Attributes:
+        name: unique in the conversation.
+        present: whether it is there from the opening on; `greeted`: whether it is given the task when it joins later.
+        returns: whether it is told of messages that could not be delivered.
+        votes: what it counts for, in thousandths; 0: nothing.
+        joins, leaves: conditions at which it does; None: nothing but an invitation, or its own wish.
+        topics: that it listens to.
+        steps: of a turn, named from its root: of a single agent the one, without a name.
+    """
+
+    name: str
+    present: bool = True
+    greeted: bool = False
+    returns: bool = False
+    votes: int = 1000
+    joins: Condition | None = None
+    leaves: Condition | None = None
+    topics: tuple[str, ...] = ()
+    steps: tuple[PlanStep, ...]
+
+
+class ResolveRules(Frozen):
+    """
+    How a conversation comes to its decision.
+
+    Attributes:
+        by: vote: most votes; ranked: instant run-off; confidence: the surest; order: the first member of `order` that
+            has a stance; judge: an agent.
+        weighted: whether votes count by their members' weight; else each is one.
+        need: the share of what was cast that the winner must be above, in thousandths.
+        ties: who wins at a draw: the earliest or the latest proposal, the one with the surest supporter, or none.
+        order: members, the first one first.
+        steps: of the judge, named from their root.
+    """
+
+    by: Literal["vote", "ranked", "confidence", "order", "judge"]
+    weighted: bool = True
+    need: int = 0
+    ties: Literal["earliest", "latest", "confidence", "none"] = "earliest"
+    order: tuple[str, ...] = ()
+    steps: tuple[PlanStep, ...] = ()
+
+
+class ConversationRules(Frozen):
+    """
+    How a conversation goes on and ends; what is fixed when the run is submitted.
+
+    Attributes:
+        members: in the order in which they are declared.
+        opening: those who are given the task first; `task`: its type's name.
+        until: what ends it; None: it ends when nobody has anything to do.
+        waits: whether it stays open where nobody has anything to do: a silence is among the conditions.
+        moves: whether a member joins or leaves by a condition.
+        resolve: how it is decided; None: nothing is.
+        otherwise: what follows where a member fails for good, or no decision is reached.
+        max_turns: that end it; `max_mail`: messages that may wait for a member; `max_hops`: messages that may follow
+            from one another; `max_volleys`: that two may send each other in turn with nobody between.
+        max_steps: that the run may have.
+    """
+
+    members: tuple[PeerRules, ...]
+    opening: tuple[str, ...]
+    task: str = ""
+    until: Condition | None = None
+    waits: bool = False
+    moves: bool = False
+    resolve: ResolveRules | None = None
+    otherwise: Otherwise
+    max_turns: int
+    max_mail: int
+    max_hops: int
+    max_volleys: int
+    max_steps: int
+
+
+class Letter(Frozen):
+    """
+    What a turn is about: a message, without its body.
+
+    Attributes:
+        id: its number in the conversation; `re`: of the one it answers, or of the proposal it is about.
+        sender: a member; empty: nobody; who spoke from outside is `~name`.
+        type: the name of its body's model.
+        hops: how many messages it follows from, one from the other; `volley`: those of them that only these two sent.
+        until_ms: when a reply is of no use any more.
+    """
+
+    id: int
+    kind: MailKind
+    sender: str = ""
+    to: tuple[str, ...] = ()
+    type: str = ""
+    re: int | None = None
+    hops: int = 0
+    volley: int = 0
+    until_ms: int | None = None
+
+
 class PlanStep(Frozen):
     """
     One step of a compiled flow; what is fixed when the run is submitted.
@@ -123,6 +233,9 @@ class PlanStep(Frozen):
             it counts, in thousandths, and in which round it was given.
         rules: of a blackboard: how it goes on. No agent takes that step: its sources' steps are its work.
         board: of a step of a source: its blackboard's; `source`: of the first one of a wake: which source it is.
+        converses: of a conversation: how it goes on. No agent takes that step, either.
+        talk: of a step of a member: its conversation's; `peer`: of the first one of a turn: which member it is, and
+            `mail`, what it was told.
     """
 
     name: str
@@ -144,6 +257,10 @@ class PlanStep(Frozen):
     rules: BoardRules | None = None
     board: str | None = None
     source: str | None = None
+    converses: ConversationRules | None = None
+    talk: str | None = None
+    peer: str | None = None
+    mail: Letter | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +352,8 @@ class StepState(PlanStep):
         outcome: of a member's first step: how the member ended, with `answer`, the name of the value it gave, and
             `fault`, why it gave none or a lesser one; `accepted`: whether the join's `accept` took it.
         changed: of the first step of a source's wake: what it has to look at.
+        asked: questions that it has asked in this revision, by the messages' numbers; `asking`: the one it waits for.
+        said: what it had said when it last asked; `says`: the model of what it gave.
     """
 
     status: StepStatus = "pending"
@@ -273,6 +392,10 @@ class StepState(PlanStep):
     fault: str | None = None
     accepted: bool = False
     changed: Annotated[tuple[str, ...], BeforeValidator(_empty_table_is_a_list)] = ()
+    asked: Annotated[tuple[int, ...], BeforeValidator(_empty_table_is_a_list)] = ()
+    asking: int | None = None
+    said: int = 0
+    says: str | None = None
     waiting: Waiting | None = None
     decision: Decided | None = None
 
@@ -378,6 +501,47 @@ class BoardState(Frozen):
     why: str = ""
     entries: dict[str, BoardEntry] = Field(default_factory=dict)
     sources: dict[str, SourceState] = Field(default_factory=dict)
+
+
+class PeerState(Frozen):
+    """
+    A member's projection.
+
+    Attributes:
+        present: whether it is there; `turns`: that it has begun.
+        turn: the first step of the one it is at, or waits in.
+        waits: the members whose replies it waits for; `mail`: messages that wait for it, by their numbers.
+        stance: the proposals it is for, the best one first; `confidence`: how sure it is, where it said so.
+    """
+
+    present: bool = True
+    turns: int = 0
+    turn: str | None = None
+    waits: tuple[str, ...] = ()
+    mail: tuple[int, ...] = ()
+    stance: tuple[int, ...] = ()
+    confidence: float | None = None
+
+
+class ConversationState(Frozen):
+    """
+    A conversation's projection.
+
+    Attributes:
+        status: judging: it is over, and its judge is at work.
+        messages: so far, replies and those of nobody included; `turns`: that have begun.
+        proposals: by the messages' numbers.
+        outcome, why: how it ended.
+    """
+
+    step: str
+    status: ConversationStatus = "open"
+    messages: int = 0
+    turns: int = 0
+    proposals: tuple[int, ...] = ()
+    outcome: ConversationOutcome | None = None
+    why: str = ""
+    peers: dict[str, PeerState] = Field(default_factory=dict)
 
 
 class RunBudget(Frozen):
@@ -496,7 +660,7 @@ class RunState(Frozen):
         return cls.model_validate({"id": run_id, **plain, "steps": steps, "fans": fans})
 
 
-_OWN_FIELDS: Final = ("step:", "spent:", "fan:", "order:", "orders", "boards", "size", "record", "orphan")
+_OWN_FIELDS: Final = ("step:", "spent:", "fan:", "order:", "orders", "boards", "talks", "size", "record", "orphan")
 _JSON_FIELDS: Final = frozenset({"order", "tags", "budget", "budgets", "ending", "failure"})
 
 

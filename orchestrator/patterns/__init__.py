@@ -1,6 +1,13 @@
 """The orchestration patterns, one a module, built on agents and state alone."""
 
 from orchestrator.patterns.blackboard import Blackboard, BoardResult, Limits, Proposal, Source, Wake
+from orchestrator.patterns.conversation import (
+    Conversation,
+    ConversationLimits,
+    ConversationResult,
+    Peer,
+    Resolution,
+)
 from orchestrator.patterns.delegation import Assignment, Join, Outcome, Plan, Results, Specialist
 from orchestrator.patterns.flow import Flow, flows
 from orchestrator.patterns.gate import Decision, Gate
@@ -11,6 +18,9 @@ __all__ = [
     "Assignment",
     "Blackboard",
     "BoardResult",
+    "Conversation",
+    "ConversationLimits",
+    "ConversationResult",
     "Decision",
     "Flow",
     "Gate",
@@ -18,9 +28,11 @@ __all__ = [
     "Join",
     "Limits",
     "Outcome",
+    "Peer",
     "Pipeline",
     "Plan",
     "Proposal",
+    "Resolution",
     "Results",
     "Source",
     "Specialist",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from orchestrator.agent import Account, agents
 from orchestrator.broker import message_priority
+from orchestrator.conversation.handle import Outbox
 from orchestrator.patterns.canvas import link, publish, publish_members
 from orchestrator.runtime.bridge import outside_loop
 from orchestrator.runtime.outcomes import DEGRADED, StepAgain, StepClosed, StepSuperseded
@@ -63,12 +64,17 @@ class Delegated:
 
 @dataclass(frozen=True)
 class Judged:
-    """An output with its gate's verdict, as commit.lua takes it."""
+    """
+    An output with its gate's verdict, as commit.lua takes it.
+
+    `ask`: there is none yet, the step waits for a reply; `says`: the model that a member's reply is.
+    """
 
     value: bytes
-    verdict: Verdict | Literal["delegate"] = "complete"
+    verdict: Verdict | Literal["delegate", "ask"] = "complete"
     details: Mapping[str, object] | None = None
     delegated: Delegated | None = None
+    says: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +85,7 @@ class Attempt:
     Attributes:
         task: Celery's, with its request.
         agent: whose code runs; `primary`: whose step it is, where the agent stands in for another.
-        account: what the agent says it has used.
+        account: what the agent says it has used; `outbox`: what it says to others, where it is a conversation's member.
         until: when the step and its run must be done, in seconds of `time.monotonic()`.
     """
 
@@ -89,6 +95,7 @@ class Attempt:
     begun: Begun
     until: float
     account: Account = field(default_factory=Account)
+    outbox: Outbox = field(default_factory=Outbox)
 
     @property
     def primary(self) -> Agent[Any, Any]:
@@ -164,6 +171,8 @@ class Attempt:
         if committed.what == "next" and chain and chain[-1]["kwargs"].get("step") == committed.step:
             return f"{done} → {committed.step}"
         self.carry_on(committed)
+        if committed.what == "asked":
+            raise StepAgain("waits for a reply, and goes on with it")
         if committed.what == "again":
             raise StepAgain(_why_again(committed, details))
         if judged.delegated is not None:
@@ -178,7 +187,17 @@ class Attempt:
             return self.process.fan_outs.delegate(
                 self.begun, work.fan, work.members, work.terms, judged.value, self.spent
             )
-        assert verdict != "delegate"  # it has the work with it  # noqa: S101
+        if step.talk is not None and verdict in {"complete", "ask"}:
+            return self.process.conversations.speak(
+                self.begun,
+                judged.value,
+                asks=verdict == "ask",
+                said=self.outbox.said,
+                says=judged.says,
+                reason=str(details.get("reason", "")),
+                spent=self.spent,
+            )
+        assert verdict not in {"delegate", "ask"}  # a delegate's has the work with it  # noqa: S101
         if verdict == "complete" and step.delegates:
             verdict = "answer"
         return self.process.store.commit(self.begun, judged.value, verdict, details, self.spent)

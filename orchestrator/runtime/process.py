@@ -14,6 +14,7 @@ from orchestrator.runtime.leases import LeaseKeeper
 from orchestrator.settings import get_settings
 from orchestrator.state.boards import Boards
 from orchestrator.state.connection import connect
+from orchestrator.state.conversations import Conversations
 from orchestrator.state.dead import DeadLetters
 from orchestrator.state.fan_outs import FanOuts
 from orchestrator.state.guards import Guards
@@ -40,6 +41,7 @@ class WorkerProcess:
         self.store = RunStore(client, settings)
         self.fan_outs = FanOuts(self.store)
         self.boards = Boards(self.store)
+        self.conversations = Conversations(self.store)
         self.locks = LockKeeper(lambda: connect(settings))
         self.dead = DeadLetters(client)
         self.guards = Guards(client)

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 
 from orchestrator.agent import Context, Flag, from_json, to_json
 from orchestrator.client import describe
+from orchestrator.conversation.handle import Asked
 from orchestrator.errors import AgentFailed, LeaseLost, PayloadTooLarge, RetryLater, TooManySteps, text_of
 from orchestrator.patterns.delegation import Plan, output_of
 from orchestrator.patterns.flow import flows, locate
@@ -29,6 +30,7 @@ from orchestrator.resilience.idle import IdleTimeout, IdleWatch, watched
 from orchestrator.runtime.attempt import Attempt, AttemptFailed, Judged, refusal
 from orchestrator.runtime.boarding import board_for, woken
 from orchestrator.runtime.bridge import Killed, outside_loop_for_long, run_coroutine
+from orchestrator.runtime.conversing import model_name, talk_for, told
 from orchestrator.runtime.delegating import acceptance, delegation, gathered
 from orchestrator.runtime.failing import follow
 from orchestrator.runtime.guarding import Guarding, ask_for_pause
@@ -81,7 +83,7 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
     if isinstance(begun, Refused):
         raise refusal(begun.why)
     until = time.monotonic() + begun.remaining
-    begun = woken(begun)
+    begun = told(woken(begun))
     attempt = Attempt(task=task, agent=agent, process=process, begun=begun, until=until)
     try:
         if begun.step.joins:
@@ -150,6 +152,7 @@ def _run(attempt: Attempt, value: object, guarding: Guarding) -> str:
             return attempt.commit(judged)
     except AttemptFailed as failed:
         guarding.failed(failed)
+        attempt.outbox.clear()
         return follow(attempt, failed)
 
 
@@ -157,6 +160,8 @@ def _work(attempt: Attempt, value: object) -> Judged:
     """Run the handler on the step's input under its lease, and its gate on the output."""
     agent = attempt.agent
     given = _call(attempt, value)
+    if attempt.outbox.asking:
+        return Judged(b"null", "ask")
     try:
         output = output_of(agent, given)
     except Exception as error:
@@ -169,7 +174,8 @@ def _work(attempt: Attempt, value: object) -> Judged:
     except Exception as error:
         why = f"agent {agent.name!r} returned what cannot be written as JSON: {text_of(error)}"
         raise AttemptFailed(why) from error
-    return _judge(attempt, output, written)
+    judged = _judge(attempt, output, written)
+    return judged if attempt.begun.step.talk is None else replace(judged, says=model_name(output))
 
 
 def _call(attempt: Attempt, value: object) -> object:
@@ -201,6 +207,7 @@ def _call(attempt: Attempt, value: object) -> object:
         _watch=watch,
         _rung=step.rung,
         _board=board_for(process, attempt.task.app, begun, journal.call),
+        _talk=talk_for(process, begun, attempt.outbox, journal.call),
     )
     call = (
         functools.partial(agent.function, context, value)
@@ -215,6 +222,8 @@ def _call(attempt: Attempt, value: object) -> object:
             return call()
     except LeaseLost:
         raise
+    except Asked:
+        return None
     except RetryLater as error:
         raise AttemptFailed(error.args[1] or text_of(error)) from error
     except (TimeoutError, SoftTimeLimitExceeded) as error:
@@ -224,6 +233,8 @@ def _call(attempt: Attempt, value: object) -> object:
     except (WorkerShutdown, WorkerTerminate, Killed, GreenletExit):
         raise
     except BaseException as error:
+        if attempt.outbox.asking:
+            return None  # the question is wrapped in something else, a task group's error
         if isinstance(error, SystemExit) and terminate_handler_fired():
             raise  # not the handler's: this child has been told to end
         # Whatever a handler raises fails its attempt, with the reason.

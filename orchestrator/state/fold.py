@@ -71,16 +71,16 @@ class _Folding:
             step["until_ms"] = event.at_ms + cast("int", step["within_ms"])
 
     def start(self, step: dict[str, object], event: Event) -> None:
-        """Let a step be ready; a blackboard says itself that it is open."""
-        if not step.get("rules"):
+        """Let a step be ready; a blackboard, or a conversation, says itself that it is open."""
+        if not (step.get("rules") or step.get("converses")):
             self.ready(step, event)
 
     def close_wakes(self, board: str, but: str | None = None) -> None:
-        """End what is unfinished of a blackboard's sources, but one's, and of all within them."""
+        """End what is unfinished of a blackboard's sources, but one's, or a conversation's turns, and all within them."""
         entries = [
             name
             for name, step in self.steps.items()
-            if step.get("board") == board and step.get("member") == name and name != but
+            if board in {step.get("board"), step.get("talk")} and step.get("member") == name and name != but
         ]
         roots = tuple(_root_of(board, name) for name in entries)
         self.close(lambda name: name in entries or name.startswith(tuple(f"{root}/" for root in roots)))
@@ -227,6 +227,8 @@ def _step_completed(folding: _Folding, event: Event) -> None:
     _settle(step)
     _spent(step, event)
     step.update(status="completed", output=data["output"], ended_ms=event.at_ms)
+    if "says" in data:
+        step["says"] = data["says"]
     if data.get("partial"):
         step.update(status="cancelled", reason=data["reason"])
         step.pop("degraded", None)
@@ -267,7 +269,7 @@ def _step_revised(folding: _Folding, event: Event) -> None:
         step.update(status="pending", attempt=0, revision=cast("int", step.get("revision", 0)) + 1)
         if first := step.pop("instead_of", None):
             step["agent"] = first
-        for name in ("degraded", "reason", "first_ms", "until_ms", "rung", "losses", "strikes"):
+        for name in ("degraded", "reason", "first_ms", "until_ms", "rung", "losses", "strikes", "asked", "said"):
             step.pop(name, None)
     for step in span[:-1]:
         step.pop("sent_back", None)
@@ -287,7 +289,7 @@ def _step_fell_back(folding: _Folding, event: Event) -> None:
     if "rung" in data:
         step["rung"] = data["rung"]
     _spent(step, event)
-    for name in ("output", "draft", "first_ms", "losses", "strikes"):
+    for name in ("output", "draft", "first_ms", "losses", "strikes", "asked", "said"):
         step.pop(name, None)
     folding.ready(step, event)
 
@@ -324,7 +326,18 @@ def _step_delayed(folding: _Folding, event: Event) -> None:
 
 
 def _step_ready(folding: _Folding, event: Event) -> None:
+    folding.step(event).pop("asking", None)
     folding.ready(folding.step(event), event)
+
+
+def _step_asked(folding: _Folding, event: Event) -> None:
+    data, step = event.data, folding.step(event)
+    _settle(step)
+    _spent(step, event)
+    for name in ("losses", "strikes"):
+        step.pop(name, None)
+    step.update(status="delayed", due_ms=data["due_ms"], why=data["why"], attempt=0, said=data["said"])
+    step.update(asking=data["id"], asked=[*cast("list[object]", step.get("asked", [])), data["id"]])
 
 
 def _effect_recorded(folding: _Folding, event: Event) -> None:
@@ -354,20 +367,26 @@ def _step_failed(folding: _Folding, event: Event) -> None:
             folding.ready(folding.steps[str(step["next"])], event)
     elif step.get("fan"):
         folding.member_ended(step, "failed", event)
-    elif step.get("board"):
-        _source_failed(folding, step, event)
+    elif step.get("board") or step.get("talk"):
+        _inner_failed(folding, step, event)
 
 
-def _source_failed(folding: _Folding, step: dict[str, object], event: Event) -> None:
-    above = folding.steps[str(step["board"])]
+def _inner_failed(folding: _Folding, step: dict[str, object], event: Event) -> None:
+    """A step of a blackboard's source, or of a conversation's member, has failed for good."""
     following = step
     while following.get("next"):
         following = folding.steps[str(following["next"])]
         if following["status"] not in ENDED:
             _settle(following)
             following["status"] = "cancelled"
-    rules = cast("dict[str, object]", above["rules"])
-    if rules["otherwise"] == "degrade" and step["board"] not in folding.closing:
+    inside = str(step.get("board") or step.get("talk"))
+    above = folding.steps[inside]
+    rules = cast("dict[str, object]", above.get("rules") or above.get("converses"))
+    if step.get("talk"):
+        mail = cast("dict[str, object]", folding.steps[str(step["member"])].get("mail") or {})
+        if mail.get("kind", "ask") == "ask":
+            return  # whoever asked is told; of a judge's failure its conversation's end tells
+    if rules["otherwise"] == "degrade" and inside not in folding.closing:
         above["degraded"] = True
         above["reason"] = above.get("reason") or f"{event.data['step']}: {step['reason']}"
 
@@ -394,6 +413,29 @@ def _goal_reached(folding: _Folding, event: Event) -> None:
 
 def _board_ended(folding: _Folding, event: Event) -> None:
     folding.close_wakes(str(event.data["board"]))
+
+
+def _conversation_opened(folding: _Folding, event: Event) -> None:
+    step = folding.steps[str(event.data["talk"])]
+    _settle(step)
+    step.update(status="running", started_ms=event.at_ms, begins=event.data["begins"])
+
+
+def _turn_started(folding: _Folding, event: Event) -> None:
+    _source_woken(folding, event)
+
+
+def _judge_called(folding: _Folding, event: Event) -> None:
+    folding.close_wakes(str(event.data["talk"]))
+    _source_woken(folding, event)
+
+
+def _conversation_ended(folding: _Folding, event: Event) -> None:
+    folding.close_wakes(str(event.data["talk"]))
+
+
+def _in_the_conversation(folding: _Folding, event: Event) -> None:
+    """What members say is folded by `fold_conversation`: it is no part of the run's projection."""
 
 
 def _entries_written(folding: _Folding, event: Event) -> None:
@@ -575,6 +617,18 @@ _HANDLERS: dict[str, Callable[[_Folding, Event], None]] = {
     "EntriesWritten": _entries_written,
     "GoalReached": _goal_reached,
     "BoardEnded": _board_ended,
+    "ConversationOpened": _conversation_opened,
+    "TurnStarted": _turn_started,
+    "JudgeCalled": _judge_called,
+    "ConversationEnded": _conversation_ended,
+    "MessageSent": _in_the_conversation,
+    "MessageReturned": _in_the_conversation,
+    "AskUnanswered": _in_the_conversation,
+    "MemberJoined": _in_the_conversation,
+    "MemberLeft": _in_the_conversation,
+    "WaitCycleFound": _in_the_conversation,
+    "PingPongFound": _in_the_conversation,
+    "StepAsked": _step_asked,
     "EffectRecorded": _effect_recorded,
     "StepRedispatched": _step_redispatched,
     "StepFailed": _step_failed,

@@ -96,6 +96,11 @@ def board(run_id: str, step: str) -> str:
     return f"{run(run_id)}:board:{step}"
 
 
+def talk(run_id: str, step: str) -> str:
+    """hash: a conversation by its step: its members and their mailboxes, what was said, who waits for whom. As `run`."""
+    return f"{run(run_id)}:talk:{step}"
+
+
 def blob(run_id: str, name: str) -> str:
     """string: one large value, compressed. Expires `retention` after the run's deadline at the latest."""
     return f"{run(run_id)}:blob:{name}"

@@ -19,6 +19,7 @@ RANKS = {
     "broker": 2,
     "resilience": 2,
     "board": 3,
+    "conversation": 3,
     "agent": 3,
     "patterns": 4,
     "client": 5,
@@ -36,7 +37,8 @@ def _below(rank: int) -> frozenset[str]:
 MAY_IMPORT = {room: _below(rank) for room, rank in RANKS.items()} | {
     "settings": frozenset({"errors"}),
     "messages": frozenset({"errors"}),
-    "agent": _below(1) | {"board", "resilience"},
+    "agent": _below(1) | {"board", "conversation", "resilience"},
+    "conversation": _below(3) | {"board"},
     "observability": _below(2),
     "app": _below(7) | {"observability"},
     "testing": _below(6),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from redis.client import Pipeline
 
 IN_FRONT: Final = re.compile(r"^KEYS\[.*\] +as in (_\w+\.lua)$", re.MULTILINE)
-EVERYTHING: Final = ("_steps.lua", "_board.lua")
+EVERYTHING: Final = ("_steps.lua", "_board.lua", "_talk.lua")
 """What a change of one step may mean for the others."""
 OF_RUNS: Final = ("_base.lua", "_step.lua", *EVERYTHING)
 BEHIND: Final = {
@@ -38,11 +38,11 @@ BEHIND: Final = {
 OF_GUARDS: Final = ("_taking.lua", "_giving.lua", "_queueing.lua")
 BEHIND_GUARDS: Final = {"admit": ("_taking.lua",), "settle": ("_giving.lua",), "keep": ()}
 """The same of scripts on guards."""
-LATER: Final = frozenset({"begin", "board_write", "admit", "settle"})
+LATER: Final = frozenset({"begin", "board_write", "wake", "admit", "settle"})
 """Of these, scripts that may need the rest all the same: it is a function, called where they do."""
 GIVEN: Final = (
     *("matches", "holds", "source_state", "mark_dirty", "take_changes", "wake_sources"),
-    *("reach_goal", "end_board"),
+    *("reach_goal", "end_board", "talks"),
 )
 OF_GUARDS_GIVEN: Final = (
     *("release", "undo", "queue_at", "enqueue", "dequeue", "drop"),
@@ -154,6 +154,8 @@ class Scripts:
         self._board_put = register("board_put")
         self._board_lock = register("board_lock")
         self._board_unlock = register("board_unlock")
+        self._speak = register("speak")
+        self._talk_say = register("talk_say")
 
     def submit(  # noqa: PLR0913  one parameter for each key and ARGV
         self,
@@ -400,3 +402,29 @@ class Scripts:
             self._board_unlock([*keys.of_run(run_id), keys.board(run_id, board)], [lock, ttl_ms, *entries], client=pipe)
             == 1
         )
+
+    def speak(
+        self,
+        run_id: str,
+        step: str,
+        *,
+        fence: str,
+        name: str,
+        value: bytes,
+        verdict: str,
+        reason: str,
+        dispatch_ms: int,
+        tokens: int,
+        cost: float,
+        says: str,
+        said: Sequence[str | bytes],
+    ) -> Reply:
+        """Commit a step of a conversation's member."""
+        args: list[str | bytes | float] = [step, fence, name, value, verdict, reason, dispatch_ms, tokens, cost, says]
+        return cast("Reply", self._speak(keys.of_run(run_id), [*args, *said]))
+
+    def talk_say(
+        self, run_id: str, talk: str, *, by: str, said: str, body: bytes, dispatch_ms: int, nonce: str
+    ) -> Reply:
+        """Say something in a conversation, from outside."""
+        return cast("Reply", self._talk_say(keys.of_run(run_id), [talk, by, said, body, dispatch_ms, nonce]))

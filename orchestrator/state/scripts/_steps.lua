@@ -4,10 +4,14 @@ local UNDO_MS = 86400000  -- the time in which everything must be undone
 local LONGEST_REASON = 2000
 local LONGEST_FENCE = 200  -- bytes that a claim check may have beside the name of its value
 local open_board, close_board, source_ended  -- of blackboards: in _board.lua
+local talks  -- of conversations: in _talk.lua
 
--- A step's turn has come. A blackboard has no worker of its own: its sources' steps are what is ready.
+-- A step's turn has come. A blackboard has no worker of its own, nor has a conversation: its sources' or members' steps are
+-- what is ready.
 local function start(step, rec, dispatch_ms)
-  if rec.rules then open_board(step, rec, dispatch_ms) else make_ready(step, rec, dispatch_ms) end
+  if rec.rules then open_board(step, rec, dispatch_ms)
+  elseif rec.converses then talks().open(step, rec, dispatch_ms)
+  else make_ready(step, rec, dispatch_ms) end
 end
 
 -- A run waits as long as one of its steps waits for a person.
@@ -79,6 +83,7 @@ local function close_member(step, rec)
     rec = rec or load(step)
     local within = rec.joins and load_fan(step)
     if rec.rules then close_board(step, rec) end
+    if rec.converses then talks().close(step, rec) end
     close_open(step, rec)
     if within and within.first and not within.verdict then
       redis.call('ZREM', TIMERS, joined_by(step))
@@ -136,13 +141,13 @@ local function as_done(order)
   for _, name in ipairs(order) do
     local rec = load(name)
     records[name] = rec
-    local fan = rec.fan or rec.board or ''
+    local fan = rec.fan or rec.board or rec.talk or ''
     of[fan] = of[fan] or {}
     table.insert(of[fan], name)
   end
   local function add(fan)
     for _, name in ipairs(of[fan] or {}) do
-      if records[name].joins or records[name].rules then add(name) end
+      if records[name].joins or records[name].rules or records[name].converses then add(name) end
       names[#names + 1] = name
     end
   end
@@ -198,8 +203,8 @@ local function finish(to, retention_ms, event, facts, dispatch_ms)
   if to ~= 'completed' or facts.partial then
     close_all()
   end
-  local found = redis.call('HMGET', RUN, 'status', 'boards')
-  local from, boards = found[1], found[2]
+  local found = redis.call('HMGET', RUN, 'status', 'boards', 'talks')
+  local from, boards, held = found[1], found[2], found[3]
   if to ~= 'completed' then
     end_children()
     if from ~= 'undoing' and undo(from, to, event, facts, dispatch_ms) then return 'undoing' end
@@ -224,6 +229,9 @@ local function finish(to, retention_ms, event, facts, dispatch_ms)
   redis.call('PEXPIRE', CHILDREN, retention_ms)
   for _, board in ipairs(boards and cjson.decode(boards) or {}) do
     redis.call('PEXPIRE', RUN .. ':board:' .. board, retention_ms)
+  end
+  for _, talk in ipairs(held and cjson.decode(held) or {}) do
+    redis.call('PEXPIRE', RUN .. ':talk:' .. talk, retention_ms)
   end
   return 'ended'
 end
@@ -284,6 +292,10 @@ local function fail_step(retention_ms, step, rec, reason, kind, dispatch_ms)
     close_following(rec)
     return source_ended(step, rec, reason, dispatch_ms)
   end
+  if rec.talk then
+    close_following(rec)
+    return talks().turn_ended(step, rec, reason, dispatch_ms)
+  end
   facts = {reason = step .. ': ' .. reason, kind = kind, step = step}
   if finish('failed', retention_ms, 'RunFailed', facts, dispatch_ms) == 'undoing' then return 'undoing' end
   return 'failed'
@@ -313,7 +325,7 @@ local function complete(retention_ms, step, rec, accepted, dispatch_ms)
   save(step, rec)
   if rec.until_ms then redis.call('ZREM', TIMERS, by_then(step)) end
   emit('StepCompleted', {step = step, output = rec.output, tokens = rec.tokens, cost = rec.cost,
-                         reason = rec.degraded and rec.reason or nil, accepted = accepted or nil})
+                         reason = rec.degraded and rec.reason or nil, accepted = accepted or nil, says = rec.says})
   if rec.undoes then
     local done, which, left = load(rec.undoes), rec.revision or 0, {}
     for _, before in ipairs(done.earlier or {}) do
@@ -334,6 +346,9 @@ local function complete(retention_ms, step, rec, accepted, dispatch_ms)
   elseif rec.board then
     source_ended(step, rec, nil, dispatch_ms)
     return told('joins', rec.board)
+  elseif rec.talk then
+    talks().turn_ended(step, rec, nil, dispatch_ms)
+    return told('joins', rec.talk)
   elseif rec.fan then
     local lesser, why = is_lesser(step, rec)
     member_ended(retention_ms, step, rec, lesser and 'degraded' or 'ok', rec.output, why, accepted, dispatch_ms)
@@ -450,6 +465,7 @@ local function fall_back(step, rec, agent, reason, input, dispatch_ms)
   rec.input, rec.attempt = input, 0
   rec.draft, rec.output = nil, nil  -- another agent's, of another type
   rec.first_ms, rec.losses, rec.strikes = nil, nil, nil
+  rec.asked, rec.said = nil, nil
   emit('StepFellBack', {step = step, agent = agent, input = input, reason = reason, rung = rec.rung,
                         tokens = rec.tokens, cost = rec.cost})
   make_ready(step, rec, dispatch_ms)

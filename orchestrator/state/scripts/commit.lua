@@ -26,7 +26,7 @@ if not live(status) or rec.status ~= 'running' or rec.fence ~= fence then
   if redis.call('HGET', DATA, ARGV[3]) ~= ARGV[4] then
     local over = not live(status)
     if over and status ~= 'completed' and status ~= 'failed' then return told('closed') end
-    if rec.status ~= 'cancelled' or not (rec.fan or rec.board) or rec.fence ~= fence then
+    if rec.status ~= 'cancelled' or not (rec.fan or rec.board or rec.talk) or rec.fence ~= fence then
       return told((over or rec.status == 'cancelled') and 'closed' or 'stale')
     end
     -- The others went on without it: what it gave is kept for people to read, and counts for nothing. They may have come
@@ -38,13 +38,13 @@ if not live(status) or rec.status ~= 'running' or rec.fence ~= fence then
     emit('StepLate', {step = step, output = rec.output, tokens = rec.tokens, cost = rec.cost})
     return told('late')
   end
-  if rec.status == 'cancelled' and (rec.fan or rec.board) then return told('late') end
+  if rec.status == 'cancelled' and (rec.fan or rec.board or rec.talk) then return told('late') end
   -- The reply to this very commit was lost and the caller asks again: told `stale`, it would drop what is recorded.
   if verdict == 'wait' then return told('waiting') end
-  if verdict == 'partial' and not rec.undoes then return told((rec.fan or rec.board) and 'joins' or 'finished', rec.fan or rec.board) end
+  if verdict == 'partial' and not rec.undoes then return told((rec.fan or rec.board or rec.talk) and 'joins' or 'finished', rec.fan or rec.board or rec.talk) end
   if verdict == 'answer' then rec = load(rec.next) end
   if verdict ~= 'complete' and verdict ~= 'answer' and verdict ~= 'partial' then return told('again', rec.start or step) end
-  return rec.next and told('next', rec.next) or told((rec.fan or rec.board) and 'joins' or 'finished', rec.fan or rec.board)
+  return rec.next and told('next', rec.next) or told((rec.fan or rec.board or rec.talk) and 'joins' or 'finished', rec.fan or rec.board or rec.talk)
 end
 local details = cjson.decode(ARGV[6])
 redis.call('HSET', DATA, ARGV[3], ARGV[4])
@@ -69,11 +69,11 @@ elseif verdict == 'answer' then
   local joins = load(rec.next)
   joins.output = rec.output
   return complete(retention_ms, rec.next, joins, details.accepted, dispatch_ms)
-elseif verdict == 'partial' and (rec.undoes or rec.fan or rec.board) then
+elseif verdict == 'partial' and (rec.undoes or rec.fan or rec.board or rec.talk) then
   -- Half undone is not undone, and no reason for the run to be completed; nor is a member's part the run's.
   rec.output = nil
   fail_step(retention_ms, step, rec, details.reason, nil, dispatch_ms)
-  return rec.undoes and rec.next and told('next', rec.next) or told((rec.fan or rec.board) and 'joins' or 'finished', rec.fan or rec.board)
+  return rec.undoes and rec.next and told('next', rec.next) or told((rec.fan or rec.board or rec.talk) and 'joins' or 'finished', rec.fan or rec.board or rec.talk)
 elseif verdict == 'partial' then
   -- The run ends with what it has: an output of an earlier step, which the flow's type does not fit.
   -- Nothing ran of the step where that happens, and no fallback took its place.
@@ -114,6 +114,7 @@ while true do
   end
   back.status, back.attempt, back.revision = 'pending', 0, (back.revision or 0) + 1
   back.first_ms, back.until_ms, back.rung, back.losses, back.strikes = nil, nil, nil, nil, nil
+  back.asked, back.said = nil, nil
   -- A gate's own count: what an outer gate sends back starts afresh at the gates within.
   back.sent_back = name == step and (back.sent_back or 0) + 1 or nil
   if back.instead_of then

@@ -12,6 +12,10 @@ if rec and rec.rules then
   local overdue = overrun(name, rec, status, tonumber(ARGV[2]))
   return told(overdue, overdue == 'joined' and name or '')
 end
+if rec and rec.converses then
+  local ended = talks().due(name, rec, status, tonumber(ARGV[2]))
+  return told(ended, ended == 'joined' and name or '')
+end
 local stored = redis.call('HGET', RUN, 'fan:' .. name)
 local fan = stored and cjson.decode(stored)
 -- Two caretakers may have seen the same timer: the second must not revive what has been closed by now.

@@ -24,7 +24,7 @@ local function follow(name)
   if rec and rec.status == 'ready' and rec.fan then add(rec.fan) end
   if not rec or rec.status ~= 'ready' or rec.fan then return end
   for _ = 2, tonumber(ARGV[1]) do
-    if not rec or rec.rules or not rec.next then return end
+    if not rec or rec.rules or rec.converses or not rec.next then return end
     rec = add(rec.next)
   end
 end

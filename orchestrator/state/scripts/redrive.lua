@@ -28,12 +28,13 @@ while parent do
 end
 -- The flow's own steps; those of fan-outs by the path of the step where they come together; steps that were to undo.
 local order, steps, inner, joins, undoing, woken = {}, {}, {}, {}, {}, {}
-local roots = {}  -- of what the sources of the flow's own blackboards have done: whose board
+local roots = {}  -- of what sources of the flow's own blackboards, or members of its conversations, have done: whose
 for _, name in ipairs(in_order()) do
   local rec = load(name)
   steps[name] = rec
   local root = string.match(name, '^[^#]*#%d+')
-  if rec.source and not string.find(rec.board, '#', 1, true) then roots[root] = rec.board end
+  local of = rec.source and rec.board or rec.talk
+  if of and not string.find(of, '#', 1, true) then roots[root] = of end
   if rec.undoes then
     undoing[#undoing + 1] = name
   elseif roots[root] then
@@ -218,7 +219,10 @@ for _, name in ipairs(order) do
                    degraded = fan.degraded}
   end
   for _, each in ipairs(within) do kept[#kept + 1] = each end
-  if after and steps[name].rules then
+  if after and steps[name].converses then
+    -- It begins anew: of what was said the log tells.
+    for _, each in ipairs(woken[name] or {}) do forget(each) end
+  elseif after and steps[name].rules then
     -- What stands on a board that goes on stays there. One that comes later is given another task, and begins anew.
     for _, each in ipairs(woken[name] or {}) do forget(each) end
     if name ~= first and redis.call('EXISTS', board_key(name)) == 1 then
@@ -239,6 +243,7 @@ end
 if agent ~= '' then rec.agent = agent end
 for _, key in ipairs({RUN, DATA, EVENTS, CHILDREN}) do redis.call('PERSIST', key) end
 for _, board in ipairs(cjson.decode(redis.call('HGET', RUN, 'boards') or '[]')) do redis.call('PERSIST', board_key(board)) end
+for _, talk in ipairs(cjson.decode(redis.call('HGET', RUN, 'talks') or '[]')) do redis.call('PERSIST', RUN .. ':talk:' .. talk) end
 local deadline_ms = NOW + tonumber(ARGV[5])
 local times = redis.call('HMGET', RUN, 'retention_ms', 'dead_ms')
 keep_values(tonumber(ARGV[5]) + math.max(tonumber(times[1]), tonumber(times[2] or 0)))

@@ -16,6 +16,14 @@ if not status or not rec or not live(status) or rec.status ~= 'delayed' then
   return busy and 'busy' or 'closed'
 end
 if ARGV[2] ~= '1' and rec.due_ms > NOW then return 'early' end
+if rec.asking then
+  -- Whoever was asked had its time: the step goes on without.
+  local talk = library().talks()
+  local T = talk.state_of(rec.talk)
+  talk.expire(T, rec.asking)
+  talk.flush(T)
+  rec.asking = nil
+end
 redis.call('ZREM', TIMERS, member(step))
 make_ready(step, rec, tonumber(ARGV[3]))
 emit('StepReady', {step = step})
