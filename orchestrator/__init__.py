@@ -28,9 +28,13 @@ from orchestrator.errors import (
 )
 from orchestrator.messages import Event, RunState, StepState
 from orchestrator.patterns import (
+    Announcement,
     Assignment,
+    Award,
     Blackboard,
     BoardResult,
+    Contract,
+    ContractNet,
     Conversation,
     ConversationLimits,
     ConversationResult,
@@ -65,9 +69,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Agent",
     "AgentFailed",
+    "Announcement",
     "Answer",
     "Arbiter",
     "Assignment",
+    "Award",
     "Blackboard",
     "Board",
     "BoardError",
@@ -82,6 +88,8 @@ __all__ = [
     "Consensus",
     "Constant",
     "Context",
+    "Contract",
+    "ContractNet",
     "Conversation",
     "ConversationLimits",
     "ConversationResult",

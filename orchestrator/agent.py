@@ -561,6 +561,8 @@ def _takes_one(function: Callable[..., object]) -> bool:
 
 
 def _where(function: object) -> str:
+    if made_for := getattr(function, "__defined_at__", None):  # one that a flow has made for itself
+        return str(made_for)
     code = getattr(inspect.unwrap(function) if callable(function) else function, "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else definition_site()
 

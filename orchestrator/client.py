@@ -20,6 +20,8 @@ from orchestrator.agent import agents, from_json, load_agents, to_json
 from orchestrator.board.handle import Board
 from orchestrator.board.post import RedisPost
 from orchestrator.broker import producer_app
+from orchestrator.conversation.outside import say
+from orchestrator.conversation.transcript import lines
 from orchestrator.errors import (
     InvalidInput,
     InvalidPolicy,
@@ -33,12 +35,14 @@ from orchestrator.errors import (
 from orchestrator.messages import Choice, DeadLetter, Priority, RunBudget, RunStatus
 from orchestrator.patterns.blackboard import Blackboard
 from orchestrator.patterns.canvas import publish_many
+from orchestrator.patterns.conversation import Conversation
 from orchestrator.patterns.flow import flows, planner_of
 from orchestrator.resilience.budget import Budget
 from orchestrator.settings import get_settings
 from orchestrator.state import keys
 from orchestrator.state.boards import Author, Boards
 from orchestrator.state.connection import connect
+from orchestrator.state.conversations import Conversations
 from orchestrator.state.fold_board import boards_of, fold_board
 from orchestrator.state.guards import Guards
 from orchestrator.state.keys import is_run_id
@@ -52,8 +56,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from celery import Celery
+    from pydantic import JsonValue
     from redis import Redis
 
+    from orchestrator.conversation.transcript import Line
     from orchestrator.messages import BoardState, Event, RunState
     from orchestrator.patterns.flow import Flow
     from orchestrator.settings import Settings
@@ -319,6 +325,59 @@ class Run:
             )
             raise InvalidInput(msg)
         return found
+
+    def transcript(self, step: str | None = None) -> list[Line]:
+        """
+        Return who said what in the run's conversations.
+
+        Args:
+            step: a conversation's; unless given, all of the run's.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        return list(lines(self.events(), self._values, step))
+
+    def follow_transcript(self, step: str | None = None, timeout: float | None = None) -> Iterator[Line]:
+        """Give the transcript from its beginning, as it comes, until the run ends; errors as of `watch`."""
+        return lines(self.watch(timeout), self._values, step)
+
+    def _values(self, names: list[str]) -> dict[str, JsonValue]:
+        return {name: self.value(name) for name in names}
+
+    def say(self, to: str | Sequence[str], body: object, *, by: str, step: str | None = None) -> int:
+        """
+        Tell members of the run's conversation something, from outside.
+
+        Args:
+            to: a member, several, `"#topic"`, or `"*"`.
+            body: a model, as the members take them.
+            by: who says it.
+            step: the conversation's; unless given, that of the run's only one.
+
+        Returns:
+            The message's number.
+
+        Raises:
+            RunNotFound: there is no such run.
+            UnknownFlow: the flow, which has the members' types, is not known here.
+            InvalidInput: the run has no such conversation, or several; or a member cannot be told this.
+            ConversationClosed: it is not open yet, or has ended.
+        """
+        check_text("by, who says it,", by)
+        state = self.state()
+        named = [each.name for each in state.steps if each.converses is not None]
+        if step is None and len(named) != 1:
+            msg = f"run {self.id} has {f'conversations {_listed(named)}: name one' if named else 'no conversation'}"
+            raise InvalidInput(msg)
+        name = step or named[0]
+        found = self._client.conversation(state.flow, name) if name in named else None
+        if found is None:
+            msg = f"run {self.id} has no conversation {name!r}; it has: {_listed(named) or 'none'}"
+            raise InvalidInput(msg)
+        number, change = say(found, self._client.conversations, self.id, name, to, body, by=by)
+        self._client.carry_on(self.id, change)
+        return number
 
     def descendants(self, limit: int = 10_000) -> list[RunState]:
         """Return the runs that this one's steps have submitted, and those that theirs have, at most `limit`."""
@@ -723,6 +782,16 @@ class Client:
         """
         found = planner_of(self._flow(flow).name, step)
         return found if isinstance(found, Blackboard) else None
+
+    @cached_property
+    def conversations(self) -> Conversations:
+        """The conversations of the runs."""
+        return Conversations(self.store)
+
+    def conversation(self, flow: str, step: str) -> Conversation | None:
+        """Return the conversation that a step of a flow is; None: it is none. Errors as of `blackboard`."""
+        found = planner_of(self._flow(flow).name, step)
+        return found if isinstance(found, Conversation) else None
 
     @cached_property
     def guards(self) -> Guards:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from orchestrator.agent import Context
 from orchestrator.board.handle import Board
+from orchestrator.conversation.handle import MemoryTalk, Outbox, Talk, written
 from orchestrator.messages import BoardEntry
 from orchestrator.resilience.options import is_number
 from orchestrator.state.boards import Locking, Refusal, Wrote
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from orchestrator.patterns.blackboard import Blackboard
+    from orchestrator.patterns.conversation import Conversation
     from orchestrator.state.boards import Put, Why
 
 P = ParamSpec("P")
@@ -33,11 +36,12 @@ def fake_context(
     tenant: str = "default",
     tags: Mapping[str, str] | None = None,
     board: Board | None = None,
+    talk: FakeTalk | None = None,
 ) -> Context:
     """
     Return a context as a worker would make it, for a call such as `await classify(fake_context(), ticket)`.
 
-    That of a blackboard's source has a board: see `fake_board`.
+    That of a blackboard's source has a board, that of a conversation's member a talk: `fake_board`, `fake_talk`.
     """
     return Context(
         run_id=FAKE_RUN_ID,
@@ -50,6 +54,7 @@ def fake_context(
         tenant=tenant,
         tags=tags or {},
         _board=board,
+        _talk=talk,
     )
 
 
@@ -70,6 +75,69 @@ def fake_board(flow: Blackboard, entries: Mapping[str, object] | None = None, *,
         written = json.loads(flow.written(name, value))
         post.entries[name] = BoardEntry(value=written, version=1, seq=0, author=author, at_ms=0)
     return Board(flow, post)
+
+
+@dataclass(frozen=True)
+class FakeSaid:
+    """Something that a member has said: see the methods of its context."""
+
+    kind: str
+    to: tuple[str, ...]
+    body: Any
+    re: int | None = None
+    proposals: tuple[int, ...] = ()
+    confidence: float | None = None
+
+
+class FakeTalk(Talk):
+    """
+    A conversation for one call of a member.
+
+    Attributes:
+        said: what it has said in the call, in order, the questions among it.
+    """
+
+    @property
+    def said(self) -> list[FakeSaid]:
+        """What was said."""
+        return list(self._said)
+
+    def __init__(
+        self, flow: Conversation, member: str, replies: Mapping[str, object], lines: Sequence[tuple[str, object]]
+    ) -> None:
+        self._said: list[FakeSaid] = []
+        kept = [(number, _line(sender, body), written(body)) for number, (sender, body) in enumerate(lines, 1)]
+        super().__init__(flow, MemoryTalk(replies, kept), member, Outbox(), asked=range(1, 1000))
+
+    def say(self, kind: str, to: Sequence[str] = (), body: object = None, **more: Any) -> None:  # noqa: ANN401  as of Talk
+        """Note what is said."""
+        super().say(kind, to, body, **more)
+        about = {name: more[name] for name in ("re", "confidence") if more.get(name) is not None}
+        self._said.append(FakeSaid(kind, tuple(to), body, proposals=tuple(more.get("proposals") or ()), **about))
+
+
+def _line(sender: str, body: object) -> dict[str, Any]:
+    return {"k": "tell" if sender else "open", "f": sender, "t": [], "y": type(body).__name__, "a": 0}
+
+
+def fake_talk(
+    flow: Conversation,
+    *,
+    member: str,
+    said: Sequence[tuple[str, object]] = (),
+    replies: Mapping[str, object] | None = None,
+) -> FakeTalk:
+    """
+    Return a conversation that lives as long as its test: nobody is told anything.
+
+    Args:
+        flow: the conversation, with its members and what they can be told.
+        member: who speaks.
+        said: the transcript so far: who, and what, a model; the first line is the task, of nobody: `""`.
+        replies: what others reply when they are asked, by their names: a model, or the reason for which there is none,
+            as of `NoReply.why`. To every question they reply the same.
+    """
+    return FakeTalk(flow, member, replies or {}, said)
 
 
 class _MemoryPost:

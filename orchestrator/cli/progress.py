@@ -98,15 +98,15 @@ def progress_by_specialist(states: Sequence[RunState]) -> dict[str, tuple[int, i
     """
     Return, by specialist, how many of its assignments are done, how many failed or came late, and all of them.
 
-    So for the sources of blackboards, by their wakes.
+    So for the sources of blackboards, by their wakes, and for members of conversations, by their turns.
     """
     ended: dict[str, Counter[str]] = {}
     for state in states:
         for step in state.steps:
             if step.specialist is not None:
                 ended.setdefault(step.specialist, Counter())[step.outcome or "open"] += 1
-            elif step.source is not None:
-                ended.setdefault(step.source, Counter())[_WAKES.get(step.status, "open")] += 1
+            elif who := step.source or step.peer:
+                ended.setdefault(who, Counter())[_WAKES.get(step.status, "open")] += 1
     return {
         name: (counts["ok"] + counts["degraded"], counts["failed"] + counts["late"], counts.total())
         for name, counts in sorted(ended.items())

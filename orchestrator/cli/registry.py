@@ -100,7 +100,7 @@ def list_agents(*, as_json: AsJson = False) -> None:
 
 @flows_app.command("flows", epilog=examples("celeriac flows", "celeriac flows --json"))
 def list_flows(*, as_json: AsJson = False) -> None:
-    """List the flows this installation knows, with their steps. `?` marks a gate, brackets have a board's sources."""
+    """List the flows this installation knows, with their steps. `?` marks a gate, brackets have sources or members."""
     session.load()
     found = flows()
     if as_json:
@@ -141,7 +141,8 @@ def _said(step: PlanStep) -> str:
 
 
 def _sources(step: PlanStep) -> list[str]:
-    return [] if step.rules is None else [source.name for source in step.rules.sources]
+    members = [] if step.converses is None else [peer.name for peer in step.converses.members]
+    return members if step.rules is None else [source.name for source in step.rules.sources]
 
 
 def _title(schema: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 import typer
 from rich.text import Text
 
-from orchestrator.cli import boards, session
+from orchestrator.cli import boards, session, transcripts
 from orchestrator.cli.help import examples
 from orchestrator.cli.options import RunId, Verbose, command_app, login_name, parse_tags
 from orchestrator.cli.output import AsJson, clock_time, coloured, console, print_json, print_table
@@ -189,6 +189,17 @@ app.command(
         where="Events have the numbers that `celeriac runs events` shows.",
     ),
 )(boards.board)
+
+
+app.command(
+    "transcript",
+    epilog=examples(
+        "celeriac runs transcript 01m827j9mx48nx7rdn7rf906",
+        "celeriac runs transcript 01m827j9mx48nx7rdn7rf906 --follow",
+        "celeriac runs transcript 01m827j9mx48nx7rdn7rf906 --markdown > debate.md",
+        "celeriac runs transcript 01m827j9mx48nx7rdn7rf906 --json | jq '.[] | select(.kind == \"propose\")'",
+    ),
+)(transcripts.transcript)
 
 
 @app.command(

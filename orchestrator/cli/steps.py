@@ -61,11 +61,11 @@ class _Table:
         self._state, self._now_ms, self._everything = state, now_ms, everything
         self._within: dict[str | None, list[StepState]] = {}
         for step in state.steps:
-            self._within.setdefault(step.fan or step.board, []).append(step)
+            self._within.setdefault(step.fan or step.board or step.talk, []).append(step)
         self._members: dict[str | None, list[StepState]] = {}
         """The steps of each member's own flow, by its first."""
         for step in state.steps:
-            if step.fan is not None or step.board is not None:
+            if step.fan is not None or step.board is not None or step.talk is not None:
                 self._members.setdefault(step.member or step.name, []).append(step)
 
     def of(self, fan: str | None, depth: int) -> Iterator[Row]:
@@ -77,7 +77,7 @@ class _Table:
                     yield from self.of(step.name, depth + 1)
                 else:
                     yield from self._together(step.name, joined, depth + 1)
-            if step.rules is not None and self._within.get(step.name):
+            if (step.rules is not None or step.converses is not None) and self._within.get(step.name):
                 if self._everything or len(self._within[step.name]) <= MOST:
                     yield from self.of(step.name, depth + 1)
                 else:
@@ -122,11 +122,12 @@ class _Table:
                 yield Row(name=INDENT * (depth + 1) + more, agent="", status="")
 
     def _woken(self, board: str, depth: int) -> Iterator[Row]:
-        """Tell the wakes of each source in one row, and those in trouble in rows of their own."""
+        """Tell the wakes of each source, or turns of a member, in a row, and those in trouble in rows of their own."""
         by_source: dict[str, list[StepState]] = {}
         for step in self._within[board]:
-            if step.source is not None:
-                by_source.setdefault(step.source, []).append(step)
+            who = step.source or step.peer
+            if who is not None:
+                by_source.setdefault(who, []).append(step)
         for source, firsts in by_source.items():
             now = [whereabouts(self._members[first.name]) for first in firsts]
             tokens, cost = self._used(firsts)

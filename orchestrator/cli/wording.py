@@ -92,6 +92,13 @@ def _redriven(data: Data) -> str:
 WITHOUT_RESULT: Final = frozenset({"failed", "cancelled"})
 """Of a run that ends so nothing is less than it should be: there is no result."""
 
+
+def _message(data: Data) -> str:
+    to = ", ".join(cast("list[str]", data.get("to") or ()))
+    about = f" about {data['re']}" if data.get("re") else ""
+    return f"{data.get('id')}: {data.get('kind')}{about} by {data.get('from') or 'nobody'}{f' to {to}' if to else ''}"
+
+
 _DETAILS: Final[dict[str, Callable[[Data], str]]] = {
     "RunSubmitted": _submitted,
     "StepStarted": lambda data: f"attempt {data.get('attempt')} on {data.get('worker')}",
@@ -116,6 +123,18 @@ _DETAILS: Final[dict[str, Callable[[Data], str]]] = {
     "SourceWoken": lambda data: f"wake {data.get('number')} of {data.get('source')}",
     "GoalReached": lambda data: f"reached by {data.get('by')}{_late(data)}",
     "BoardEnded": lambda data: f"{data.get('outcome')}: {data.get('why')}{_late(data)}",
+    "ConversationOpened": lambda data: f"open; there are {', '.join(cast('list[str]', data.get('present') or ()))}",
+    "TurnStarted": lambda data: f"turn {data.get('number')} of {data.get('peer')}, with message {data.get('id')}",
+    "MessageSent": _message,
+    "MessageReturned": lambda data: f"message {data.get('id')} does not reach {data.get('to')}: {data.get('why')}",
+    "AskUnanswered": lambda data: f"message {data.get('id')} is not answered by {data.get('peer')}: {data.get('why')}",
+    "MemberJoined": lambda data: f"{data.get('peer')}: {data.get('why')}",
+    "MemberLeft": lambda data: f"{data.get('peer')}: {data.get('why')}",
+    "WaitCycleFound": lambda data: f"{' waits for '.join(cast('list[str]', data.get('peers') or ()))}: not asked",
+    "PingPongFound": lambda data: f"{' and '.join(cast('list[str]', data.get('peers') or ()))}: not delivered",
+    "JudgeCalled": lambda data: f"{data.get('outcome')}: {data.get('why')}{_late(data)}",
+    "ConversationEnded": lambda data: f"{data.get('outcome')}: {data.get('why')}{_late(data)}",
+    "StepAsked": lambda data: f"{data.get('why')}",
     "RunUndoing": _undoing,
     "RunRedriven": _redriven,
     "RunCompleted": _completed,
@@ -131,9 +150,13 @@ def details(event: Event) -> str:
     return plain(tell(cast("Data", event.data))) if tell else ""
 
 
+def _of(data: Data) -> str:
+    return next((str(data[name]) for name in ("step", "fan", "board", "talk") if data.get(name)), "")
+
+
 def step_of(event: Event) -> str:
     """Return the step an event is about, or an empty text."""
-    return plain(str(event.data.get("step") or event.data.get("fan") or event.data.get("board") or ""))
+    return plain(_of(cast("Data", event.data)))
 
 
 def current_step(state: RunState) -> str:

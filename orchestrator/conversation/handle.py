@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pydantic import BaseModel
@@ -13,7 +12,7 @@ from orchestrator.errors import InvalidInput, NoReply
 from orchestrator.resilience.options import is_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from orchestrator.messages import PeerState
 
@@ -145,7 +144,7 @@ class Talk:
             raise InvalidInput(msg)
         self._count += 1
         if self._count > MAX_SAID:
-            msg = f"{self.member!r} says more than {MAX_SAID} things in one turn: send itself a message to go on in another"
+            msg = f"{self.member!r} says more than {MAX_SAID} things in a turn: send it a message to go on in another"
             raise InvalidInput(msg)
         if self._count <= self._before:
             return
@@ -171,8 +170,9 @@ class Talk:
         names: list[str] = []
         wide = False
         for each in [to] if isinstance(to, str) else to:
-            if not isinstance(each, str) or not each:
-                msg = f"a message goes to a member's name, '#topic', '*' for all others, or several of these, not {each!r:.80}"
+            name: object = each
+            if not isinstance(name, str) or not name:
+                msg = f"a message goes to a member, '#topic', '*' for all others, or several of these, not {each!r:.80}"
                 raise InvalidInput(msg)
             if each == "*" or each.startswith("#"):
                 wide = True
@@ -218,7 +218,8 @@ class Talk:
 
     def ask(self, to: str, body: object, within: float) -> Any:  # noqa: ANN401  the reply, or an awaitable of it
         """Ask one member; see `Speaker.ask`."""
-        if not isinstance(to, str) or to == "*" or to.startswith("#"):
+        named: object = to
+        if not isinstance(named, str) or named == "*" or named.startswith("#"):
             msg = f"ask() takes one member's name, not {to!r:.80}; ask_all() asks several"
             raise InvalidInput(msg)
         return _run(self._ask(to, body, within))
@@ -239,7 +240,8 @@ class Talk:
         if not (is_number(within) and 0 < within <= LONGEST_WITHIN):
             msg = f"a reply is awaited for `within` seconds, above 0 and at most a year, not {within!r:.80}"
             raise InvalidInput(msg)
-        if need is not None and (isinstance(need, bool) or not isinstance(need, int) or need < 1):
+        least: object = need
+        if least is not None and (isinstance(least, bool) or not isinstance(least, int) or least < 1):
             msg = f"need is a number of replies, 1 or more, not {need!r:.80}"
             raise InvalidInput(msg)
         names, wide = self.reached(to, body)
@@ -262,7 +264,8 @@ class Talk:
 
     def transcript(self, last: int) -> Any:  # noqa: ANN401  the lines, or an awaitable of them
         """Return the last lines; see `Speaker.transcript`."""
-        if isinstance(last, bool) or not isinstance(last, int) or not 1 <= last <= MOST_LINES:
+        given: object = last
+        if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= MOST_LINES:
             msg = f"last is a number of lines, 1 to {MOST_LINES}, not {last!r:.80}"
             raise InvalidInput(msg)
         return _run(self._transcript(last))

@@ -28,8 +28,8 @@ class Mail(BaseModel, Generic[Body]):
     Attributes:
         type: the name of the body's model; before the body, which is read by it.
         body: what was said.
-        kind: open: the task; tell; ask: what the member returns is the reply; propose, accept, reject, vote; invite: the
-            member joins with it; returned: a message that could not be delivered.
+        kind: open: the task; tell; ask: what the member returns is the reply; propose, accept, reject, vote;
+            invite: the member joins with it; returned: a message that could not be delivered.
         id: its number in the conversation; `re`: of the proposal it is about, or of the message that was returned.
         sender: a member's name; empty where it comes from nobody, `~ann` where somebody outside spoke.
         to: to whom it was sent.
@@ -74,12 +74,14 @@ def models_of(kind: object) -> tuple[type[BaseModel], ...]:
 
 class Returned(BaseModel):
     """
-    A message that could not be delivered. Members whose mail may be one are told so; others' is in the transcript alone.
+    A message that could not be delivered.
+
+    Members whose mail may be one are told so; of others it is in the transcript alone.
 
     Attributes:
         message: its number; `kind`: what it was; `to`: who did not get it.
-        why: absent: it is not there now; full: its mailbox is; left: it has left before its turn; failed: it failed at it;
-            proposal: there is none of that number.
+        why: absent: it is not there now; full: its mailbox is; left: it has left before its turn; failed: it failed
+            at it; proposal: there is none of that number.
         reason: in words, where there is more to say.
     """
 

@@ -27,8 +27,8 @@ class Vote:
     Attributes:
         weighted: whether each counts by its weight; else each is one vote.
         need: the share of the votes cast that it must be above; 0.5: more than half of them.
-        ties: who wins where several have as many: the earliest or the latest of them, the one with the surest supporter, or
-            none.
+        ties: who wins where several have as many: the earliest or the latest of them, the one with the surest
+            supporter, or none.
     """
 
     weighted: bool = True
@@ -45,7 +45,9 @@ class Vote:
 @dataclass(frozen=True, kw_only=True)
 class RankedVote:
     """
-    Instant run-off over the members' lists: whoever has the fewest first places is struck, until one has more than half.
+    Instant run-off over the members' lists.
+
+    Whoever has the fewest first places is struck, until one has more than half.
 
     Attributes:
         weighted, ties: as of `Vote`; of those with the fewest, the one that would lose by the rule for ties is struck.

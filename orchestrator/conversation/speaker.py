@@ -18,7 +18,8 @@ class Speaker:
     """
     The part of a context that speaks in a conversation.
 
-    What is said leaves with the step's output, all of it or, where the attempt fails, nothing: it is called, not awaited.
+    What is said leaves with the step's output, all of it or, where the attempt fails, nothing: it is called and not
+    awaited.
     What asks or reads goes to Redis: it is awaited in an async agent, and called in a sync one.
     """
 

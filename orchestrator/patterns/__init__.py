@@ -1,6 +1,7 @@
 """The orchestration patterns, one a module, built on agents and state alone."""
 
 from orchestrator.patterns.blackboard import Blackboard, BoardResult, Limits, Proposal, Source, Wake
+from orchestrator.patterns.contract_net import Announcement, Award, Contract, ContractNet
 from orchestrator.patterns.conversation import (
     Conversation,
     ConversationLimits,
@@ -15,9 +16,13 @@ from orchestrator.patterns.hierarchy import Hierarchy
 from orchestrator.patterns.pipeline import Pipeline, Stage
 
 __all__ = [
+    "Announcement",
     "Assignment",
+    "Award",
     "Blackboard",
     "BoardResult",
+    "Contract",
+    "ContractNet",
     "Conversation",
     "ConversationLimits",
     "ConversationResult",

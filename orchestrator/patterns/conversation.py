@@ -12,17 +12,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, Union, get_args, get_orig
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from orchestrator.agent import NAME, Agent, agents, from_json
+from orchestrator.board.rules import HighestConfidence
 from orchestrator.conversation.ends import DEEPEST, MOST_TURNS, End, depth
 from orchestrator.conversation.mail import Dispute, Returned, Ruling, body_of, models_of
-from orchestrator.conversation.resolving import (
-    RESOLVES,
-    HighestConfidence,
-    Judge,
-    PriorityOrder,
-    RankedVote,
-    Resolve,
-    Vote,
-)
+from orchestrator.conversation.resolving import RESOLVES, Judge, PriorityOrder, RankedVote, Resolve, Vote
 from orchestrator.errors import InvalidFlow, InvalidInput, InvalidPolicy, UnknownAgent, definition_site
 from orchestrator.messages import (
     MAX_STEPS,
@@ -38,6 +31,8 @@ from orchestrator.patterns.flow import flows, register
 from orchestrator.resilience.options import is_number
 
 if TYPE_CHECKING:
+    import builtins
+
     from orchestrator.patterns.flow import Flow
     from orchestrator.patterns.gate import Gate
 
@@ -60,9 +55,9 @@ class ConversationLimits:
     Attributes:
         turns: of all members together; at so many it ends.
         mail: messages that may wait for a member; another one goes back to its sender.
-        hops: messages that may follow from one another; what follows from so many goes back.
-        volleys: messages that two members may send each other in turn, each in answer to the other's and to nobody else;
-            then theirs go back.
+        hops: messages that may follow from one another; what follows from so many goes nowhere.
+        volleys: messages that two members may send each other in turn, each in answer to the other's and to nobody
+            else; then theirs go nowhere.
     """
 
     turns: int = 1000
@@ -118,7 +113,7 @@ class Resolution(BaseModel):
     type: str
     body: JsonValue
 
-    def get(self, kind: type[Model]) -> Model:
+    def get(self, kind: builtins.type[Model]) -> Model:
         """
         Return it as its model.
 
@@ -135,8 +130,8 @@ class ConversationResult(BaseModel):
     Attributes:
         outcome: how it ended: consensus, verdict, turns, deadline, silence, spent; quiet: nobody had anything to do;
             limit: of its turns. `why`: in words.
-        decision: what was decided, or None; `how`: by what; `note`: what its judge said; `tie`: whether the rule for ties
-            decided.
+        decision: what was decided, or None; `how`: by what; `note`: what its judge said; `tie`: whether the rule for
+            ties decided.
         votes: by the number of each proposal that anybody was for.
         dissent: those who were for another proposal; `abstained`: those who were for none.
         messages, turns: how many there were.
@@ -170,9 +165,9 @@ class Conversation:
         members: agents, flows, names of agents, or Peers of these.
         opening: who is told the task first: a member's name, or several; unless given, the first member.
         until: what ends it; unless given, and whatever else does, it ends when nobody has anything to do.
-        resolve: how it comes to a decision from what was proposed; unless given, only a consensus or a verdict is one.
+        resolve: how it comes to a decision from what was proposed; unless given, a consensus or a verdict is one.
         otherwise: what follows where a member fails for good, or where `resolve` leads to no decision: `fail`, or
-            `degrade`: it goes on, and what it gives is marked as degraded. A failure at a question is told to who asked.
+            `degrade`: it goes on, and what it gives is marked as degraded. One at a question is told to who asked.
         limits: what it may come to.
 
     Raises:
@@ -294,6 +289,10 @@ class Conversation:
         body = self._bodies[member]
         return body in {Any, BaseModel} or any(issubclass(kind, each) for each in models_of(body))
 
+    def taken_by(self, member: str) -> object:
+        """Return the type of what a member can be told: a model, or a choice of some."""
+        return self._bodies[member]
+
     def takes_said(self, member: str) -> str:
         """Tell what a member can be told, in words."""
         return ", ".join(each.__name__ for each in models_of(self._bodies[member])) or "anything"
@@ -367,8 +366,8 @@ class Conversation:
         body = body_of(takes)
         if body is None or (body is not Any and not models_of(body)):
             raise self._invalid(
-                f"member {name!r} takes {getattr(takes, '__name__', takes)!s:.80}; it takes Mail[...] of the models that it "
-                "can be told, such as Mail[Question | Doubt]"
+                f"member {name!r} takes {getattr(takes, '__name__', takes)!s:.80}; a member takes Mail[...] of what "
+                "it can be told, such as Mail[Question | Doubt]"
             )
         output = runs.output_type if isinstance(runs, Agent) else None
         self._replies(name, output)
@@ -417,7 +416,8 @@ class Conversation:
     def _topics_of(self, name: str, topics: Sequence[str]) -> tuple[str, ...]:
         given = (topics,) if isinstance(topics, str) else tuple(topics)
         for topic in given:
-            if not isinstance(topic, str) or not topic.startswith("#") or not NAME.fullmatch(topic[1:]):
+            named: object = topic
+            if not isinstance(named, str) or named[:1] != "#" or not NAME.fullmatch(named[1:]):
                 raise self._invalid(f"member {name!r}: a topic is called like '#claims', not {topic!r:.80}")
         return given
 

@@ -197,7 +197,8 @@ class Attempt:
                 reason=str(details.get("reason", "")),
                 spent=self.spent,
             )
-        assert verdict not in {"delegate", "ask"}  # a delegate's has the work with it  # noqa: S101
+        assert verdict != "delegate"  # it has the work with it  # noqa: S101
+        assert verdict != "ask"  # only a member of a conversation does  # noqa: S101
         if verdict == "complete" and step.delegates:
             verdict = "answer"
         return self.process.store.commit(self.begun, judged.value, verdict, details, self.spent)

@@ -21,7 +21,6 @@ from redis.exceptions import RedisError
 
 from orchestrator.agent import Context, Flag, from_json, to_json
 from orchestrator.client import describe
-from orchestrator.conversation.handle import Asked
 from orchestrator.errors import AgentFailed, LeaseLost, PayloadTooLarge, RetryLater, TooManySteps, text_of
 from orchestrator.patterns.delegation import Plan, output_of
 from orchestrator.patterns.flow import flows, locate
@@ -178,15 +177,19 @@ def _work(attempt: Attempt, value: object) -> Judged:
     return judged if attempt.begun.step.talk is None else replace(judged, says=model_name(output))
 
 
-def _call(attempt: Attempt, value: object) -> object:
-    """Call the handler; what it raises becomes a failed attempt with its reason."""
-    agent, process, begun = attempt.agent, attempt.process, attempt.begun
-    step, cancelled = begun.step, Flag()
+def _draft(attempt: Attempt) -> object:
+    agent, begun = attempt.agent, attempt.begun
     try:
-        draft = from_json(agent.output, begun.draft) if begun.draft else None
+        return from_json(agent.output, begun.draft) if begun.draft else None
     except Exception as error:  # noqa: BLE001  likewise
         why = f"the draft does not fit agent {agent.name!r}: {_misfit(error)}"
         raise AttemptFailed(why, final=True) from None
+
+
+def _call(attempt: Attempt, value: object) -> object:
+    """Call the handler; what it raises becomes a failed attempt with its reason."""
+    agent, process, begun = attempt.agent, attempt.process, attempt.begun
+    step, cancelled, draft = begun.step, Flag(), _draft(attempt)
     watch = IdleWatch(agent.idle) if agent.idle is not None else None
     journal = StepJournal(process, attempt.task.app, begun)
     context = Context(
@@ -222,8 +225,6 @@ def _call(attempt: Attempt, value: object) -> object:
             return call()
     except LeaseLost:
         raise
-    except Asked:
-        return None
     except RetryLater as error:
         raise AttemptFailed(error.args[1] or text_of(error)) from error
     except (TimeoutError, SoftTimeLimitExceeded) as error:
@@ -234,7 +235,7 @@ def _call(attempt: Attempt, value: object) -> object:
         raise
     except BaseException as error:
         if attempt.outbox.asking:
-            return None  # the question is wrapped in something else, a task group's error
+            return None  # it has raised Asked, maybe wrapped into something else, a task group's error
         if isinstance(error, SystemExit) and terminate_handler_fired():
             raise  # not the handler's: this child has been told to end
         # Whatever a handler raises fails its attempt, with the reason.

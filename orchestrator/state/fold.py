@@ -76,7 +76,7 @@ class _Folding:
             self.ready(step, event)
 
     def close_wakes(self, board: str, but: str | None = None) -> None:
-        """End what is unfinished of a blackboard's sources, but one's, or a conversation's turns, and all within them."""
+        """End what is unfinished of a blackboard's sources, but one's, or of a conversation's turns."""
         entries = [
             name
             for name, step in self.steps.items()

@@ -97,7 +97,7 @@ def board(run_id: str, step: str) -> str:
 
 
 def talk(run_id: str, step: str) -> str:
-    """hash: a conversation by its step: its members and their mailboxes, what was said, who waits for whom. As `run`."""
+    """hash: a conversation by its step: its members and their mailboxes, what was said, who waits. As `run`."""
     return f"{run(run_id)}:talk:{step}"
 
 

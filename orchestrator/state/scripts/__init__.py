@@ -403,7 +403,7 @@ class Scripts:
             == 1
         )
 
-    def speak(
+    def speak(  # noqa: PLR0913  one parameter for each key and ARGV
         self,
         run_id: str,
         step: str,

@@ -78,7 +78,7 @@ async def asker(ctx: Context, mail: Mail[Task]) -> None:
 
 
 @agent("talks.replier")
-def replier(ctx: Context, mail: Mail[Word]) -> Word | None:
+def replier(mail: Mail[Word]) -> Word | None:
     if mail.body.text.startswith("none"):
         return None
     if mail.body.text.startswith("fail"):
