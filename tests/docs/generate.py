@@ -21,6 +21,9 @@ from orchestrator.agent import Policies
 from orchestrator.board.conditions import Field
 from orchestrator.board.handle import Lock, Snapshot
 from orchestrator.cli.entry import app
+from orchestrator.conversation.ends import End
+from orchestrator.conversation.mail import Contested
+from orchestrator.conversation.transcript import Line
 from orchestrator.messages import (
     BoardOutcome,
     DeadLetter,
@@ -67,6 +70,34 @@ GROUPS: Final = {
         "Arbiter",
         "Proposal",
     ),
+    "Conversations": (
+        "Conversation",
+        "Peer",
+        "Mail",
+        "Answer",
+        "Said",
+        "Motion",
+        "Returned",
+        "Consensus",
+        "MaxTurns",
+        "Deadline",
+        "Silence",
+        "Concluded",
+        "Spent",
+        "ConversationLimits",
+        "Vote",
+        "RankedVote",
+        "PriorityOrder",
+        "Judge",
+        "Dispute",
+        "Ruling",
+        "ConversationResult",
+        "Resolution",
+        "ContractNet",
+        "Announcement",
+        "Award",
+        "Contract",
+    ),
     "Runs": ("Client", "Run", "RunState", "StepState", "Event"),
     "Settings": ("Settings", "get_settings"),
     "Errors": (
@@ -82,9 +113,10 @@ GROUPS: Final = {
         "RetryLater",
         "BoardError",
         "WriteConflict",
+        "NoReply",
     ),
 }
-GIVEN: Final = (Snapshot, Lock, Field, DeadLetter, Guards, BreakerState, BudgetState)
+GIVEN: Final = (Snapshot, Lock, Field, End, Contested, Line, DeadLetter, Guards, BreakerState, BudgetState)
 """What methods of public names give, and need not be imported."""
 
 INTERNAL: Final = {  # public to our other modules, of no use to a user
@@ -106,6 +138,22 @@ INTERNAL: Final = {  # public to our other modules, of no use to a user
     "Blackboard.rules",
     "Blackboard.type_of",
     "Client.blackboard",
+    "Client.conversation",
+    "Conversation.agent_of",
+    "Conversation.concludes",
+    "Conversation.gate_of",
+    "Conversation.inner",
+    "Conversation.listeners",
+    "Conversation.load",
+    "Conversation.load_reply",
+    "Conversation.names",
+    "Conversation.plan",
+    "Conversation.rules",
+    "Conversation.taken_by",
+    "Conversation.takes",
+    "Conversation.takes_said",
+    "End.as_rule",
+    "End.leaves",
     "Client.check_deadline",
     "Condition.as_rule",
     "Condition.names",

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.integration
 TIMEOUT: Final = 60.0
 END: Final = "\x1e"  # printed behind each block, to tell their outputs apart
 AGENT: Final = re.compile(r'^@agent\(\s*"([^"]+)"', re.MULTILINE)
+MANAGED: Final = re.compile(r'ContractNet\(\s*"([^"]+)"')
 MODULE: Final = re.compile(r"(?!test_)(\w+)\.py")
 
 
@@ -75,7 +76,9 @@ def environment(server: Server, folder: Path) -> dict[str, str]:
 @pytest.fixture
 def worker(environment: dict[str, str], folder: Path) -> Iterator[Worker]:
     """A worker for the page's agents."""
-    agents = [name for path in sorted(folder.glob("*.py")) for name in AGENT.findall(path.read_text(encoding="utf-8"))]
+    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))]
+    agents = [name for text in texts for name in AGENT.findall(text)]
+    agents += [f"{name}.manager" for text in texts for name in MANAGED.findall(text)]
     started = Worker(["-Q", ",".join([*agents, "orchestrator"])], environment, folder, folder / "worker.log")
     try:
         yield started.wait_until_ready()

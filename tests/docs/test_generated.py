@@ -57,7 +57,12 @@ def test_the_table_of_keys_names_each_key_and_no_other() -> None:
     # given a key of each kind, with the shard and the run's id as the page writes them
     run_id = "0" * 22 + "07"
     shard = keys.shard_of(run_id)
-    of_runs = [*keys.of_run(run_id), keys.blob(run_id, "<name>"), keys.board(run_id, "<step>")]
+    of_runs = [
+        *keys.of_run(run_id),
+        keys.blob(run_id, "<name>"),
+        keys.board(run_id, "<step>"),
+        keys.talk(run_id, "<step>"),
+    ]
     of_runs.append(keys.idempotency(run_id, "tenant", "key"))
     patterns = {
         re.sub(r"(?<=:key:)\w+", "<digest>", re.sub(r"(?<=:runs:)\w+", "<status>", key))

@@ -32,6 +32,8 @@ EXAMPLES: dict[type[OrchestratorError], tuple[object, ...]] = {
     errors.LeaseLost: ("0" * 24, "classify"),
     errors.WriteConflict: ("rota", "week.1: it has changed since it was read"),
     errors.BoardFull: ("rota", "week.1"),
+    errors.NoReply: ("critic", "deadline", ""),
+    errors.ConversationClosed: ("debate", "it has ended: quiet"),
     errors.BoardClosed: ("rota", "it has ended: goal"),
     errors.LockTimeout: ("rota", "week.1, week.2", 30),
     errors.LockLost: ("week.1",),

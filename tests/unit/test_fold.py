@@ -57,6 +57,7 @@ def test_the_scripts_write_these_events() -> None:
         "RunRedriven",
         "RunSubmitted",
         "RunUndoing",
+        "StepAsked",
         "StepCompleted",
         "StepDecided",
         "StepDelayed",
@@ -113,6 +114,8 @@ FACTS: dict[str, JsonValue] = {
     },
     "verdict": "met",
     "late": 0,
+    "id": 3,
+    "said": 1,
 }
 MEMBER: JsonValue = {"a#1": {"status": "pending", "agent": "a", "fan": "second", "member": "a#1", "input": "a#1<"}}
 UNDO: JsonValue = {"name": "first~undo", "agent": "u", "input": "first@1", "undoes": "first"}
@@ -169,6 +172,7 @@ def test_a_prefix_of_the_log_gives_a_run_that_is_undone_and_redriven_as_it_was_t
     failed = event("StepFailed", 7, step="second", reason="503", tokens=7)
     undoing = event(
         "RunUndoing",
+        "StepAsked",
         7,
         status="failed",
         reason="second: 503",
