@@ -357,7 +357,8 @@ class NoReply(StateError):
             "volleys": "was not asked: these two have only each other to answer for too long",
         }
         more = f": {self.reason}" if self.reason else ""
-        return f"member {self.member!r} {said.get(self.why, self.why)}{more}; catch NoReply where that is no failure"
+        told = f"{said.get(self.why, 'did not reply')} ({self.why})"
+        return f"member {self.member!r} {told}{more}; catch NoReply where that is no failure"
 
 
 class ConversationClosed(StateError):

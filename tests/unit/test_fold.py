@@ -172,7 +172,6 @@ def test_a_prefix_of_the_log_gives_a_run_that_is_undone_and_redriven_as_it_was_t
     failed = event("StepFailed", 7, step="second", reason="503", tokens=7)
     undoing = event(
         "RunUndoing",
-        "StepAsked",
         7,
         status="failed",
         reason="second: 503",
