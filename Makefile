@@ -50,6 +50,7 @@ bench: .venv/.ready  ## measure CPU and latency beside plain Celery
 	@$(BIN)/python -m benchmarks review
 	@$(BIN)/python -m benchmarks boards
 	@$(BIN)/python -m benchmarks rota
+	@$(BIN)/python -m benchmarks talks
 
 chaos: .venv/.ready  ## kill workers and servers on purpose and check that every run ends right
 	@echo "==> pytest: chaos tests, and long runs of the state machines"

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Final
 
-from benchmarks import boards, fan_out, guards, pipeline, provider, review, rota, waiting
+from benchmarks import boards, fan_out, guards, pipeline, provider, review, rota, talks, waiting
 
 SUITES: Final = {
     "pipeline": pipeline,
@@ -18,6 +18,7 @@ SUITES: Final = {
     "review": review,
     "boards": boards,
     "rota": rota,
+    "talks": talks,
 }
 COUNTS: Final = {
     "pipeline": 400,
@@ -28,6 +29,7 @@ COUNTS: Final = {
     "review": 1,
     "boards": 500,
     "rota": 120,
+    "talks": 9800,
 }
 ROUNDS: Final = {
     "pipeline": 3,
@@ -38,6 +40,7 @@ ROUNDS: Final = {
     "review": 1,
     "boards": 3,
     "rota": 1,
+    "talks": 1,
 }
 
 
@@ -51,7 +54,7 @@ def main() -> None:
         "--count",
         "--runs",
         type=int,
-        help=f"of pipelines, members, waiting tasks, runs, reviews, increments; seconds to solve (default: {counts})",
+        help=f"of pipelines, members, waiting tasks, runs, increments, messages; seconds to solve (default: {counts})",
     )
     parser.add_argument("--rounds", type=int, help=f"of every side, the least disturbed one counts (default: {rounds})")
     parser.add_argument("--single", type=int, default=20, help="pipelines one after another, for the latency")

@@ -53,8 +53,8 @@ def wrong_with(state: RunState, events: Sequence[Event]) -> list[str]:
         # A revision of several stages commits the first ones again.
         if completed[step.name] > step.revision + 1:
             found.append(f"I2: {state.id}/{step.name} was committed {completed[step.name]} times")
-        # A member of a fan-out, and a source of a blackboard, may fail, or be late.
-        part = step.fan or step.board
+        # A member of a fan-out or a conversation, and a source of a blackboard, may fail, or be late.
+        part = step.fan or step.board or step.talk
         done = completed[step.name] or (part and step.status in {"failed", "cancelled"})
         if state.status == "completed" and not done:
             found.append(f"I2: {state.id}/{step.name} was never committed")
