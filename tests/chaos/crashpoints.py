@@ -26,6 +26,7 @@ from orchestrator.agent import agents
 from orchestrator.errors import RunNotFound
 from orchestrator.runtime.delegating import gathered
 from orchestrator.runtime.process import current
+from orchestrator.state.conversations import Conversations
 from orchestrator.state.fan_outs import FanOuts
 from orchestrator.state.runs import RunStore
 from tests.chaos.points import MARKS, mark
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from orchestrator.state.runs import Begun, Change, Submission, Submitted
 
 Method = Any  # a method of RunStore, whatever its signature
+Store = RunStore | FanOuts | Conversations
 
 
 def ends_at(point: str, run_id: str, step: str) -> bool:
@@ -67,14 +69,12 @@ def reach(point: str, run_id: str, step: str) -> None:
         die()
 
 
-def around(
-    name: str, *, store: type[RunStore | FanOuts] = RunStore, before: str | None = None, after: str | None = None
-) -> None:
+def around(name: str, *, store: type[Store] = RunStore, before: str | None = None, after: str | None = None) -> None:
     """Put points around a method of a store: one that names run and step, or several, or takes what begin gave."""
     method: Method = getattr(store, name)
 
     @functools.wraps(method)
-    def wrapped(self: RunStore | FanOuts, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  any method's
+    def wrapped(self: Store, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  any method's
         of, *more = args
         steps = of if isinstance(of, list) else [(of, more[0])] if isinstance(of, str) else [(of.run_id, of.step.name)]
         if before:
@@ -198,6 +198,7 @@ def popping(deliver: Callable[..., None]) -> Callable[..., None]:
 
 around("begin", before="before-begin", after="after-begin")
 around("commit", before="before-commit", after="after-commit")
+around("speak", store=Conversations, before="before-commit", after="after-commit")
 around("fail", before="before-fail", after="after-fail")
 around("lost", after="after-lost")
 around("redispatch", after="after-redispatch")

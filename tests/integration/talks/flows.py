@@ -35,6 +35,7 @@ class Task(BaseModel):
     text: str = "what to do"
     how: str = ""
     rounds: int = 3
+    within: float = 2.0
 
 
 class Idea(BaseModel):
@@ -80,7 +81,7 @@ async def asker(ctx: Context, mail: Mail[Task]) -> None:
     words = []
     for number in range(mail.body.rounds):
         try:
-            reply = await ctx.ask("replier", Word(text=f"{mail.body.how}{number}"), within=2.0)
+            reply = await ctx.ask("replier", Word(text=f"{mail.body.how}{number}"), within=mail.body.within)
         except NoReply as error:
             words.append(error.why)
         else:
