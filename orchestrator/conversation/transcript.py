@@ -134,7 +134,8 @@ def _judging(data: Mapping[str, Any]) -> dict[str, Any]:
 def _ended(data: Mapping[str, Any]) -> dict[str, Any]:
     said = [data["why"]]
     if data.get("decision"):
-        said.append(f"decided: #{data['decision']}" + (f", by {data['how']}" if data["how"] != data["why"] else ""))
+        by = f", by {data['how']}" if data["outcome"] not in {"consensus", "verdict"} else ""
+        said.append(f"decided: #{data['decision']}{by}")
     elif data.get("how"):
         said.append(f"no decision: {data['how']}")
     if data.get("tie"):
@@ -189,22 +190,23 @@ def spoken(line: Line) -> tuple[str, str]:
     if line.kind == "returned-to":
         return done, f"#{line.re}"
     if line.kind in _MESSAGES:
-        return done, body_in_words(line.body)
+        return done, in_words(line.type, line.body)
     return done, line.note
 
 
 _MESSAGES: Final = frozenset({"open", "tell", "ask", "reply", "propose", "accept", "reject", "conclude", "invite"})
 
 
-def body_in_words(body: JsonValue) -> str:
-    """Return a body as a person reads it: a single text as it is, else its fields."""
+def in_words(kind: str, body: JsonValue) -> str:
+    """Return a body as a person reads it: a single text as it is, else its model's name and fields."""
     if body is None:
         return ""
-    if isinstance(body, dict):
-        if len(body) == 1 and isinstance(next(iter(body.values())), str):
-            return str(next(iter(body.values())))
-        return ", ".join(
-            f"{name}: {each if isinstance(each, str) else json.dumps(each, ensure_ascii=False)}"
-            for name, each in body.items()
-        )
-    return json.dumps(body, ensure_ascii=False)
+    if not isinstance(body, dict):
+        return json.dumps(body, ensure_ascii=False)
+    if len(body) == 1 and isinstance(next(iter(body.values())), str):
+        return str(next(iter(body.values())))
+    fields = (
+        f"{name}: {each if isinstance(each, str) else json.dumps(each, ensure_ascii=False)}"
+        for name, each in body.items()
+    )
+    return f"{kind}({', '.join(fields)})"

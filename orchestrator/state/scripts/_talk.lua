@@ -8,7 +8,7 @@ talk      hash    {sNN}:run:<id>:talk:<step>
             in which message; top, the proposal that most are for, and share, how many that are, in thousandths; armed, when
             its timer rings
   #end      JSON of what a conversation has come to whose judge is at work
-  #outcome, #why: how it has ended
+  #outcome, #why: how it has ended; #deadline: when it will at the latest, where that is said
   r:<name>  JSON of a member's rules
   p:<name>  JSON of a member: present; n, its turns; turn, the first step of the one it is at; waits, for whose replies; ask,
             to which message; head and tail of its mailbox; stance, the proposals it is for; c, how sure; leaving
@@ -566,8 +566,8 @@ local function result_of(T, outcome, why, id, by, how, tie, votes, note)
     local p, own = peer_of(T, name), rules_of(T, name)
     if p.present and own.votes > 0 then
       local first = p.stance and p.stance[1]
-      if not first then abstained[#abstained + 1] = name
-      elseif id and first ~= id then dissent[#dissent + 1] = name end
+      if not first and #T.sums.proposals > 0 then abstained[#abstained + 1] = name
+      elseif first and id and first ~= id then dissent[#dissent + 1] = name end
     end
   end
   for _, each in ipairs(T.sums.proposals) do
@@ -637,9 +637,9 @@ end
 local function end_talk(T, outcome, why)
   local late, resolve = close_turns(T), T.rules.resolve
   if outcome == 'verdict' then
-    return finish_talk(T, outcome, why, late, T.sums.verdict.id, why, false, (tally(T)))
+    return finish_talk(T, outcome, why, late, T.sums.verdict.id, 'a verdict', false, (tally(T)))
   elseif outcome == 'consensus' then
-    return finish_talk(T, outcome, why, late, T.sums.top, 'consensus: ' .. why, false, (tally(T)))
+    return finish_talk(T, outcome, why, late, T.sums.top, 'consensus', false, (tally(T)))
   elseif outcome == 'failed' then
     return finish_talk(T, outcome, why, late, nil, 'it failed', false, (tally(T)))
   elseif resolve and resolve.by == 'judge' and #T.sums.proposals > 0 then
@@ -739,6 +739,12 @@ local function open(name, rec, dispatch)
   if fixed.resolve and fixed.resolve.weighted == nil then fixed.resolve.weighted = true end
   if fixed.resolve then fixed.resolve.need, fixed.resolve.ties = fixed.resolve.need or 0, fixed.resolve.ties or 'earliest' end
   fields[#fields + 1], fields[#fields + 2] = '#rules', cjson.encode(fixed)
+  -- What a member gives after this is of no use: begin.lua tells it how long it has.
+  local cut
+  for _, part in ipairs(fixed['until'] and (fixed['until'][1] == 'any' and fixed['until'] or {'any', fixed['until']}) or {}) do
+    if part[1] == 'deadline' and (not cut or part[2] < cut) then cut = part[2] end
+  end
+  if cut then fields[#fields + 1], fields[#fields + 2] = '#deadline', string.format('%d', NOW + cut) end
   redis.call('HSET', key, unpack(fields))
   T.rules = fixed
   T.sums = {messages = before.messages or 0, turns = 0, done = 0, busy = 0, last = NOW, opened = NOW, tokens = 0, cost = 0,

@@ -7,7 +7,8 @@ ARGV[4]   worker   string  for people to read
 ARGV[5]   agent    string  the caller's; after a fallback the step is another agent's
 ARGV[6]   dispatch_ms int  > 0
 Returns   {'execute', step JSON, input, draft, flow, tenant, tags JSON, deadline_ms, now_ms, keep_ms, priority, budgets JSON,
-             joined_ms} the latter where the step is a member's: when its fan-out comes together, or empty
+             joined_ms} the latter where the step is a member's: when its fan-out comes together, or its conversation is over;
+             or empty
           | {'gone'} no such run or step | {'closed'} the run, or the one it is a child of, has ended
           | {'done'} the step is completed | {'held'} another attempt has the lease | {'early'} the step is not ready yet
           | {'moved'} to another agent | {'late'} its time has passed
@@ -65,5 +66,7 @@ while fan do
   if ms and (joined_ms == '' or tonumber(ms) < tonumber(joined_ms)) then joined_ms = ms end
   fan = string.find(fan, '#', 1, true) and load(fan).fan
 end
+local over_ms = rec.talk and redis.call('HGET', RUN .. ':talk:' .. rec.talk, '#deadline')
+if over_ms and (joined_ms == '' or tonumber(over_ms) < tonumber(joined_ms)) then joined_ms = over_ms end
 return {'execute', cjson.encode(rec), input, draft, run[1], run[2], run[3], deadline_ms, NOW, keep_ms,
         priority, run[5] or '[]', joined_ms}
