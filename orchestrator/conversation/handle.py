@@ -104,7 +104,7 @@ class Talk:
         member: who speaks.
         outbox: takes what is said.
         said: how much of what this turn says has left before, with its questions; `asked`: those questions.
-        gated: whether a gate looks at what the step gives.
+        mute: whether nothing can be said here: a gate may send the step back, or its output may be work for others.
     """
 
     def __init__(
@@ -116,12 +116,12 @@ class Talk:
         *,
         said: int = 0,
         asked: Sequence[int] = (),
-        gated: bool = False,
+        mute: bool = False,
     ) -> None:
         self._flow, self._post, self.member, self._outbox = flow, post, member, outbox
         self._before, self._asked = said, list(asked)
         self._count, self._questions = 0, 0
-        self._gated = gated
+        self._mute = mute
 
     # Saying
 
@@ -139,8 +139,10 @@ class Talk:
         need: int | None = None,
     ) -> None:
         """Put something into the outbox, unless it has left it before."""
-        if self._gated:
-            msg = "what a gate may send back is not said: let another step of the member's flow speak"
+        if self._mute:
+            msg = (
+                "a step with a gate, or that gives work out, says nothing: let another step of the member's flow speak"
+            )
             raise InvalidInput(msg)
         self._count += 1
         if self._count > MAX_SAID:

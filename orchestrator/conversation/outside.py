@@ -42,5 +42,7 @@ def say(
     what, more, change = store.say(run_id, step, by, facts, written(body))
     if what == "said":
         return int(more), change
-    why = {"gone": "it is not open yet", "closed": "its run has ended"}.get(what, f"it has ended: {more}")
+    why = {"gone": "it is not open yet", "closed": "its run has ended", "full": "too much was said from outside"}.get(
+        what, f"it has ended: {more}"
+    )
     raise ConversationClosed(flow.name, why)

@@ -187,7 +187,7 @@ class Attempt:
             return self.process.fan_outs.delegate(
                 self.begun, work.fan, work.members, work.terms, judged.value, self.spent
             )
-        if step.talk is not None and verdict in {"complete", "ask"}:
+        if step.talk is not None and verdict in {"complete", "ask"} and not step.delegates:
             return self.process.conversations.speak(
                 self.begun,
                 judged.value,

@@ -68,7 +68,7 @@ def talk_for(
     flow = conversation_of(begun.flow, step.talk)
     member = _root(step.talk, step.name).rpartition("#")[0]
     post = RedisTalk(process, begun, step.talk, call)
-    return Talk(flow, post, member, outbox, said=step.said, asked=step.asked, gated=step.gated)
+    return Talk(flow, post, member, outbox, said=step.said, asked=step.asked, mute=step.gated or step.delegates)
 
 
 def model_name(output: object) -> str:

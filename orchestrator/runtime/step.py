@@ -166,6 +166,8 @@ def _work(attempt: Attempt, value: object) -> Judged:
     except Exception as error:
         raise AttemptFailed(f"agent {agent.name!r} returned what it does not declare: {_misfit(error)}") from error
     if isinstance(output, Plan):
+        if attempt.outbox.said:
+            raise AttemptFailed("it gives work out and has said something: let it do one of the two", final=True)
         with _kept(attempt):
             return outside_loop_for_long(delegation, attempt, output)
     try:

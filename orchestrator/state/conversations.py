@@ -115,7 +115,7 @@ class Conversations:
         Say something from outside, once however often the call is sent.
 
         Returns:
-            said, with the message's number; ended, with the outcome; gone or closed; and what is to be published.
+            said, with the message's number; ended, with the outcome; gone, closed or full; and what is to be published.
         """
         what, more, *ready = self._scripts.talk_say(
             run_id,

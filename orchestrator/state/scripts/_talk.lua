@@ -6,7 +6,7 @@ talk      hash    {sNN}:run:<id>:talk:<step>
   #sums     JSON: messages so far; turns that have begun; done, those that have ended; busy, those that have not; last, when
             something was last said; opened, when it was; tokens and cost; proposals, by their messages; verdict, by whom and
             in which message; top, the proposal that most are for, and share, how many that are, in thousandths; armed, when
-            its timer rings
+            its timer rings; outside, how much was said from there
   #end      JSON of what a conversation has come to whose judge is at work
   #outcome, #why: how it has ended; #deadline: when it will at the latest, where that is said
   r:<name>  JSON of a member's rules
@@ -17,6 +17,7 @@ talk      hash    {sNN}:run:<id>:talk:<step>
             about; h, hops; v, volley; u, until when a reply is wanted; a, when; p, the step
   a:<id>    JSON of a question: step, from; of, each one's reply, or why there is none, false while it is awaited; left, how many
             of them are; need, after how many replies no other is awaited
+  n:<who>   the last thing that somebody outside has said: the call's nonce, and the message
 Everything is made where it is first asked for: most runs have no conversation.
 ]]
 local talk_made
