@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from orchestrator.messages import Event
 
+SHORT: Final = 60
+"""Characters of a field beside a body's text."""
 NOT_DELIVERED: Final = {
     "absent": "it is not there",
     "full": "its mailbox is full",
@@ -198,15 +200,26 @@ _MESSAGES: Final = frozenset({"open", "tell", "ask", "reply", "propose", "accept
 
 
 def in_words(kind: str, body: JsonValue) -> str:
-    """Return a body as a person reads it: a single text as it is, else its model's name and fields."""
+    """
+    Return a body as a person reads it: its text as it is, and what it has beside that in short.
+
+    Its text is the field `text`, or the only one; a body without is its model's name with its fields.
+    """
     if body is None:
         return ""
     if not isinstance(body, dict):
         return json.dumps(body, ensure_ascii=False)
-    if len(body) == 1 and isinstance(next(iter(body.values())), str):
-        return str(next(iter(body.values())))
-    fields = (
-        f"{name}: {each if isinstance(each, str) else json.dumps(each, ensure_ascii=False)}"
-        for name, each in body.items()
-    )
-    return f"{kind}({', '.join(fields)})"
+    text = next(iter(body.values())) if len(body) == 1 else body.get("text")
+    if not isinstance(text, str):
+        return f"{kind}({_fields(body)})"
+    rest = _fields({name: each for name, each in body.items() if each is not text})
+    return f"{text} ({rest})" if rest else text
+
+
+def _fields(body: Mapping[str, JsonValue]) -> str:
+    return ", ".join(f"{name}: {_short(each)}" for name, each in body.items() if each is not None)
+
+
+def _short(value: JsonValue) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"

@@ -351,6 +351,10 @@ def test_a_member_is_a_plain_function() -> None:
     [
         ({"kind": "open", "to": ("a", "b"), "body": {"text": "go"}}, ("the task, to a, b", "go")),
         ({"kind": "tell", "who": "a", "to": ("b",), "type": "N", "body": {"n": 1}}, ("a to b", "N(n: 1)")),
+        (
+            {"kind": "tell", "who": "a", "to": ("b",), "type": "N", "body": {"n": 1, "text": "so", "long": "x" * 70}},
+            ("a to b", f"so (n: 1, long: {'x' * 59}…)"),
+        ),
         ({"kind": "tell", "who": "~ann", "to": ("b",), "body": None}, ("ann to b", "")),
         ({"kind": "vote", "who": "a", "proposals": (3, 2)}, ("a votes", "#3, then #2")),
         ({"kind": "vote", "who": "a"}, ("a votes", "for none")),
