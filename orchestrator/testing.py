@@ -24,6 +24,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 FAKE_RUN_ID = "0" * 24
+Told = tuple[str, object] | tuple[str, str, object]
 
 
 def fake_context(
@@ -102,11 +103,9 @@ class FakeTalk(Talk):
         """What was said."""
         return list(self._said)
 
-    def __init__(
-        self, flow: Conversation, member: str, replies: Mapping[str, object], lines: Sequence[tuple[str, object]]
-    ) -> None:
+    def __init__(self, flow: Conversation, member: str, replies: Mapping[str, object], lines: Sequence[Told]) -> None:
         self._said: list[FakeSaid] = []
-        kept = [(number, _line(sender, body), written(body)) for number, (sender, body) in enumerate(lines, 1)]
+        kept = [(number, *_line(each)) for number, each in enumerate(lines, 1)]
         super().__init__(flow, MemoryTalk(replies, kept), member, Outbox(), asked=range(1, 1000))
 
     def say(self, kind: str, to: Sequence[str] = (), body: object = None, **more: Any) -> None:  # noqa: ANN401  as of Talk
@@ -116,15 +115,19 @@ class FakeTalk(Talk):
         self._said.append(FakeSaid(kind, tuple(to), body, proposals=tuple(more.get("proposals") or ()), **about))
 
 
-def _line(sender: str, body: object) -> dict[str, Any]:
-    return {"k": "tell" if sender else "open", "f": sender, "t": [], "y": type(body).__name__, "a": 0}
+def _line(given: Told) -> tuple[dict[str, Any], bytes | None]:
+    kind, sender, what = given if len(given) == 3 else ("tell" if given[0] else "open", *given)  # noqa: PLR2004  with a kind
+    facts: dict[str, Any] = {"k": kind, "f": sender, "t": [], "a": 0}
+    if isinstance(what, int):
+        return facts | {"r": what}, None
+    return facts | {"y": type(what).__name__}, written(what)
 
 
 def fake_talk(
     flow: Conversation,
     *,
     member: str,
-    said: Sequence[tuple[str, object]] = (),
+    said: Sequence[Told] = (),
     replies: Mapping[str, object] | None = None,
 ) -> FakeTalk:
     """
@@ -133,7 +136,8 @@ def fake_talk(
     Args:
         flow: the conversation, with its members and what they can be told.
         member: who speaks.
-        said: the transcript so far: who, and what, a model; the first line is the task, of nobody: `""`.
+        said: the transcript so far, by lines: who, and what, a model; the first one is the task, of nobody, `""`. Where
+            it is not just told, the kind comes before: `("propose", "cook", Menu(...))`, `("accept", "host", 2)`.
         replies: what others reply when they are asked, by their names: a model, or the reason for which there is none,
             as of `NoReply.why`. To every question they reply the same.
     """

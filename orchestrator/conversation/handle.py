@@ -9,12 +9,11 @@ from pydantic import BaseModel
 from orchestrator.board.either import at_once, in_a_coroutine
 from orchestrator.conversation.mail import Answer, Mail, Motion, Said
 from orchestrator.errors import InvalidInput, NoReply
+from orchestrator.messages import PeerState
 from orchestrator.resilience.options import is_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from orchestrator.messages import PeerState
 
 DEFAULT_WITHIN: Final = 60.0
 LONGEST_WITHIN: Final = 366 * 86400.0
@@ -399,8 +398,15 @@ class MemoryTalk:
         return self.lines[-last:]
 
     def peers(self) -> tuple[Mapping[str, PeerState], Sequence[tuple[int, Mapping[str, Any], bytes | None]]]:
-        """Return no members, and the proposals."""
-        return {}, [line for line in self.lines if line[1]["k"] == "propose"]
+        """Return those who stand for a proposal, by the last thing that each said of any, and the proposals."""
+        stances: dict[str, int] = {}
+        for number, facts, _ in self.lines:
+            if facts["k"] in {"propose", "accept"}:
+                stances[facts["f"]] = number if facts["k"] == "propose" else facts["r"]
+            elif facts["k"] == "reject" and stances.get(facts["f"]) == facts["r"]:
+                del stances[facts["f"]]
+        peers = {name: PeerState(stance=(number,)) for name, number in stances.items()}
+        return peers, [line for line in self.lines if line[1]["k"] == "propose"]
 
     async def call(self, function: Callable[..., Any], /, *args: Any) -> Any:  # noqa: ANN401  the protocol's
         """Make a call; nothing here blocks."""

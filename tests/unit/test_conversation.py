@@ -37,7 +37,7 @@ from orchestrator import (
 )
 from orchestrator.conversation.transcript import Line, spoken
 from orchestrator.errors import DefinitionError
-from orchestrator.testing import fake_context, fake_talk
+from orchestrator.testing import Told, fake_context, fake_talk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -327,10 +327,19 @@ def test_the_transcript_gives_models() -> None:
     talk = fake_talk(conversation(), member="critic", said=[("", Task(text="t")), ("author", Claim(text="c"))])
 
     said = fake_context(talk=talk).transcript()
+    argued: list[Told] = [("", Task()), ("propose", "author", Claim(text="c")), ("accept", "critic", 2)]
+    ctx = fake_context(talk=fake_talk(conversation(), member="critic", said=argued))
 
     assert [(line.kind, line.sender, line.body) for line in said] == [
         ("open", "", Task(text="t")),
         ("tell", "author", Claim(text="c")),
+    ]
+    assert [(line.kind, line.sender, line.re) for line in ctx.transcript()][1:] == [
+        ("propose", "author", None),
+        ("accept", "critic", 2),
+    ]
+    assert [(motion.id, motion.by, motion.supporters) for motion in ctx.proposals()] == [
+        (2, "author", ("author", "critic"))
     ]
 
 
