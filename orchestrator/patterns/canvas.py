@@ -30,14 +30,14 @@ def left(state: RunState, step: StepState) -> Iterator[StepState]:
     """
     Give the steps that are left to do from one that is ready.
 
-    What gives work out may follow, not what joins it; nor a blackboard, whose queue nobody serves.
+    What gives work out may follow, not what joins it; nor a blackboard or a conversation, whose queue nobody serves.
     """
     by_name = {step.name: step for step in state.steps}
     following: StepState | None = step
     while following is not None:
         yield following
         following = by_name.get(following.next or "")
-        if following is not None and (following.joins or following.rules is not None):
+        if following is not None and (following.joins or following.rules or following.converses):
             return
 
 

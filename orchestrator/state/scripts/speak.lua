@@ -28,8 +28,11 @@ if not live(status) or rec.status ~= 'running' or rec.fence ~= fence then
     return told((not live(status) or rec.status == 'cancelled') and 'closed' or 'stale')
   end
   if redis.call('HGET', DATA, ARGV[3]) ~= ARGV[4] then
-    if not live(status) then return told('closed') end
-    if rec.status ~= 'cancelled' or rec.fence ~= fence then return told(rec.status == 'cancelled' and 'closed' or 'stale') end
+    local over = not live(status)
+    if over and status ~= 'completed' and status ~= 'failed' then return told('closed') end
+    if rec.status ~= 'cancelled' or rec.fence ~= fence then
+      return told((over or rec.status == 'cancelled') and 'closed' or 'stale')
+    end
     -- The conversation is over: what it gave is kept for people to read, and what it said reaches nobody.
     redis.call('HSET', DATA, ARGV[3], ARGV[4])
     rec.output = ARGV[3]
