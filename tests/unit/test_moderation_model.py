@@ -12,8 +12,8 @@ from openai import AsyncOpenAI
 
 from orchestrator import get_settings
 from orchestrator.testing import fake_context
+from workers.model import InvalidAnswer, ModelUnavailable
 from workers.moderation.classify import WINDOW, classify
-from workers.moderation.errors import InvalidAnswer, ModelUnavailable
 from workers.moderation.models import Classified, Redacted, Verdict
 from workers.moderation.policy import policy
 from workers.moderation.summarise import summarise
@@ -48,7 +48,8 @@ class _Endpoint(BaseHTTPRequestHandler):
 
 def _completion(content: str | None, **more: object) -> Json:
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}} | more
-    return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+    usage = {"prompt_tokens": 30, "completion_tokens": 12, "total_tokens": 42}
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
 
 
 @pytest.fixture
@@ -93,6 +94,16 @@ def test_the_model_decides_and_signs(endpoint: type[_Endpoint]) -> None:
     assert (verdict.category, verdict.action, verdict.confidence) == ("spam", "block", 0.93)
     assert verdict.reasons == ("says buy now",)
     assert verdict.decided_by == "model:tiny"
+
+
+def test_what_a_call_has_used_is_told(endpoint: type[_Endpoint]) -> None:
+    # Given a server that says how many tokens it took
+    _answers(endpoint, SURE_SPAM)
+
+    # When a document is classified, then the attempt has spent them
+    context = fake_context()
+    asyncio.run(classify(context, _document()))
+    assert context.spent.tokens == 42
 
 
 def test_the_model_is_told_the_policy_and_constrained_to_it(endpoint: type[_Endpoint]) -> None:
@@ -187,7 +198,7 @@ def test_an_endpoint_nobody_listens_on_is_an_error_not_a_hang(
     # Given an address where nothing is, and no patience for retries
     assert endpoint.asked == []
     monkeypatch.setenv("CELERIAC_MODEL_URL", "http://127.0.0.1:9/v1")
-    monkeypatch.setattr("workers.moderation.model.MAX_RETRIES", 0)
+    monkeypatch.setattr("workers.model.MAX_RETRIES", 0)
     get_settings.cache_clear()
 
     # When the model is asked

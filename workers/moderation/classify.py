@@ -7,8 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator import Context, agent, get_settings
-from workers.moderation.errors import InvalidAnswer
-from workers.moderation.model import ask, decider
+from workers.model import InvalidAnswer, ask, decider
 from workers.moderation.models import NO_CATEGORY, Classified, Confidence, Redacted, Verdict
 from workers.moderation.policy import Policy, policy
 from workers.moderation.rules import classified, judge
@@ -54,7 +53,7 @@ async def classify(ctx: Context, document: Redacted) -> Classified:
     by = decider()
     if by is None:
         return classified(document, judge(document, policy()))
-    verdict = await _ask_model(document, policy(), by, min(TIMEOUT, ctx.remaining()))
+    verdict = await _ask_model(ctx, document, policy(), by)
     if len(document.text) > WINDOW and verdict.category == NO_CATEGORY:
         # The model saw the two ends of the text and the rules read all of it: what they find is not overruled.
         ruled = judge(document, policy())
@@ -62,14 +61,15 @@ async def classify(ctx: Context, document: Redacted) -> Classified:
     return classified(document, verdict)
 
 
-async def _ask_model(document: Redacted, against: Policy, by: str, within: float) -> Verdict:
-    answer = await ask(
+async def _ask_model(ctx: Context, document: Redacted, against: Policy, by: str) -> Verdict:
+    answer, tokens = await ask(
         Answer,
         instructions=_instructions(against),
         text=f"{document.title}\n\n{excerpt(document.text)}",
         schema=_schema(against),
-        within=within,
+        within=min(TIMEOUT, ctx.remaining()),
     )
+    ctx.spend(tokens=tokens)
     try:
         action = against.action_of(answer.category)
     except KeyError:

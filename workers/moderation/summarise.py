@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator import Context, agent
+from workers.model import ask, decider
 from workers.moderation.classify import TIMEOUT, excerpt
 from workers.moderation.extract import extract
-from workers.moderation.model import ask, decider
 from workers.moderation.models import Classified, Summarised
 from workers.moderation.redact import redact_text
 
@@ -53,12 +53,13 @@ async def _summary(ctx: Context, document: Classified) -> tuple[str, str]:
     by = decider()
     if by is None:
         return extract(document.text, document.language), "extract"
-    answer = await ask(
+    answer, tokens = await ask(
         Summary,
         instructions=_INSTRUCTIONS,
         text=f"{document.title}\n\n{excerpt(document.text)}",
         schema=_SCHEMA,
         within=min(TIMEOUT, ctx.remaining()),
     )
+    ctx.spend(tokens=tokens)
     # What a model writes is new text: it may have made up an address or a number.
     return redact_text(answer.summary, document.language)[0], by

@@ -1,4 +1,10 @@
-"""One question to a language model behind an OpenAI-compatible endpoint, and a validated answer."""
+"""
+One question to a language model behind an OpenAI-compatible endpoint, and a validated answer.
+
+OrchestratorError
+├── ModelUnavailable     the endpoint did not answer, or refused
+└── InvalidAnswer        the model answered with something that does not fit
+"""
 
 from __future__ import annotations
 
@@ -8,8 +14,7 @@ from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator import Settings, get_settings
-from workers.moderation.errors import InvalidAnswer, ModelUnavailable
+from orchestrator import OrchestratorError, Settings, get_settings
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -24,6 +29,31 @@ Answer = TypeVar("Answer", bound=BaseModel)
 _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncOpenAI] = WeakKeyDictionary()
 
 
+class ModelUnavailable(OrchestratorError):
+    """The model's endpoint did not answer, or refused. `ModelUnavailable(model, url, why)`."""
+
+    def __init__(self, model: str, url: str, why: str) -> None:
+        super().__init__(model, url, why)
+
+    def __str__(self) -> str:
+        model, url, why = self.args
+        return f"model {model} at {url}: {why}; check CELERIAC_MODEL, CELERIAC_MODEL_URL and CELERIAC_MODEL_KEY"
+
+
+class InvalidAnswer(OrchestratorError):
+    """The model's answer does not fit what was asked for. `InvalidAnswer(model, why, answer)`."""
+
+    def __init__(self, model: str, why: str, answer: str) -> None:
+        super().__init__(model, why, answer)
+
+    def __str__(self) -> str:
+        model, why, answer = self.args
+        return (
+            f"model {model} gave an answer that does not fit: {why}; it began {answer[:80]!r}; "
+            "use a model or server that honours response_format json_schema"
+        )
+
+
 def decider() -> str | None:
     """Return how a model's decisions are signed, `model:NAME`, or None when no model is configured."""
     model = get_settings().model
@@ -32,7 +62,7 @@ def decider() -> str | None:
 
 async def ask(
     answer: type[Answer], *, instructions: str, text: str, schema: dict[str, object], within: float
-) -> Answer:
+) -> tuple[Answer, int]:
     """
     Ask the configured model.
 
@@ -42,6 +72,9 @@ async def ask(
         text: data, in a message of its own.
         schema: JSON schema the server is told to constrain the answer by; at least as narrow as `answer`.
         within: seconds for the whole call, retries included.
+
+    Returns:
+        The answer, and how many tokens were used in all; 0 where the server does not say.
 
     Raises:
         ModelUnavailable: the endpoint did not answer in time, or refused.
@@ -73,7 +106,8 @@ async def ask(
     if choice.finish_reason == "length":
         raise InvalidAnswer(model, f"it is longer than {MAX_ANSWER} tokens", content)
     try:
-        return answer.model_validate_json(content)
+        usage = completion.usage
+        return answer.model_validate_json(content), usage.total_tokens if usage else 0
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
