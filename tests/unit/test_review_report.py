@@ -14,7 +14,7 @@ from orchestrator import Outcome, Results
 from orchestrator.testing import fake_context
 from tests.planted import SOURCES, plant
 from tests.unit.test_review_specialists import DOERS
-from workers.review.documents import SHOWN, code, escape
+from workers.review.documents import SHOWN
 from workers.review.errors import ToolMissing
 from workers.review.merge import matter, merge
 from workers.review.models import Finding, Findings, Report, Request, Severity
@@ -22,6 +22,7 @@ from workers.review.plan import plan
 from workers.review.report import report
 from workers.review.sarif import plain
 from workers.review.tooling import message
+from workers.visible import code, escape
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,14 +8,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from workers.review.models import SEVERITIES, Gap, Issue, Report
-from workers.review.visible import one_line, visible
+from workers.visible import code, escape
 
 SHOWN: Final = 300  # issues in the Markdown file; the others have all
 NAMED: Final = 10  # files of a gap
 VERSION: Final = 1  # of the JSON file
-# With what makes an address a link by itself: `https://`, `a@b.c`, `www.`.
-_SPECIAL: Final = re.compile(r"([\\`*_\[\]<>|#~&$@]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
-_NOT_IN_CODE: Final = str.maketrans({"`": r"\x60", "|": r"\x7c"})  # the end of a span, and of a table's cell
 _NOT_ASCII: Final = re.compile(r"[^\n -~]")
 
 
@@ -110,16 +107,6 @@ def _row(issue: Issue) -> str:
     place = f"{issue.path}:{issue.line}" if issue.line else issue.path
     found_by = ", ".join(dict.fromkeys(f"{source.tool} {source.rule}" for source in issue.sources))
     return f"| {code(place)} | {escape(issue.message)} | {escape(found_by)} |"
-
-
-def escape(text: str) -> str:
-    """Return text that Markdown shows as it is, on one line: names and messages come from what is reviewed."""
-    return _SPECIAL.sub(r"\\\1", one_line(text))
-
-
-def code(name: str) -> str:
-    """Return a name as a span of code, in which nothing is a link or a mark; what would end the span is escaped."""
-    return f"`{visible(name).translate(_NOT_IN_CODE)}`"
 
 
 def _count(number: int, noun: str) -> str:

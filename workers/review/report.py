@@ -16,7 +16,7 @@ from workers.review.merge import merge
 from workers.review.models import SEVERITIES, Findings, Gap, Report, Request, Unchecked
 from workers.review.plan import SPECIALISTS, readable
 from workers.review.sarif import as_sarif
-from workers.review.visible import one_line
+from workers.visible import one_line
 
 EVERYONE: Final = "all"
 MAX_ISSUES: Final = 100  # in what the run returns; the files have all

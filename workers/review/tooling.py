@@ -12,7 +12,7 @@ from typing import Final
 
 from workers.review.errors import ToolMissing
 from workers.review.models import MAX_MESSAGE, Files, Finding, Findings, Unchecked
-from workers.review.visible import one_line
+from workers.visible import one_line
 
 MAX_FINDINGS: Final = 500  # of a tool in a file
 

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
+# With what makes an address a link by itself: `https://`, `a@b.c`, `www.`.
+_SPECIAL: Final = re.compile(r"([\\`*_\[\]<>|#~&$@]|:(?=//)|(?<=www)\.)", re.IGNORECASE)
+_NOT_IN_CODE: Final = str.maketrans({"`": r"\x60", "|": r"\x7c"})  # the end of a span, and of a table's cell
+
 
 def visible(text: str) -> str:
     """
@@ -18,3 +25,13 @@ def visible(text: str) -> str:
 def one_line(text: str) -> str:
     """Return a text on one line, with white space of any kind as a space, and the rest visible."""
     return visible(" ".join(text.split()))
+
+
+def escape(text: str) -> str:
+    """Return text that Markdown shows as it is, on one line: names and messages come from what is reviewed."""
+    return _SPECIAL.sub(r"\\\1", one_line(text))
+
+
+def code(name: str) -> str:
+    """Return a name as a span of code, in which nothing is a link or a mark; what would end the span is escaped."""
+    return f"`{visible(name).translate(_NOT_IN_CODE)}`"
