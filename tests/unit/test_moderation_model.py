@@ -2,71 +2,32 @@
 
 import asyncio
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
 
 import pytest
 from openai import AsyncOpenAI
 
 from orchestrator import get_settings
 from orchestrator.testing import fake_context
+from tests.endpoint import Endpoint, Json, completion, serving
 from workers.model import InvalidAnswer, ModelUnavailable
 from workers.moderation.classify import WINDOW, classify
 from workers.moderation.models import Classified, Redacted, Verdict
 from workers.moderation.policy import policy
 from workers.moderation.summarise import summarise
 
-Json = dict[str, object]
 SURE_SPAM = {"reasons": ["says buy now"], "category": "spam", "confidence": 0.934}
 
 
-class _Endpoint(BaseHTTPRequestHandler):
-    """Gives the prepared answers in turn, the last one for ever; keeps what it was asked."""
-
-    answers: ClassVar[list[tuple[int, Json]]] = []
-    asked: ClassVar[list[tuple[str, str]]] = []
-    keys: ClassVar[list[str | None]] = []
-
-    def do_POST(self) -> None:
-        length = int(self.headers["Content-Length"])
-        self.asked.append((self.path, self.rfile.read(length).decode()))
-        self.keys.append(self.headers["Authorization"])
-        status, body = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        encoded = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(encoded)))
-        self.send_header("Retry-After-Ms", "1")  # the client's own backoff would be half a second
-        self.end_headers()
-        self.wfile.write(encoded)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class's name
-        """Keep the test's output clean."""
-
-
-def _completion(content: str | None, **more: object) -> Json:
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}} | more
-    usage = {"prompt_tokens": 30, "completion_tokens": 12, "total_tokens": 42}
-    return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
-
-
 @pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Endpoint]]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Endpoint)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setenv("CELERIAC_MODEL", "tiny")
-    monkeypatch.setenv("CELERIAC_MODEL_URL", f"http://127.0.0.1:{server.server_port}/v1")
-    monkeypatch.setenv("CELERIAC_MODEL_KEY", "key-of-settings")
-    monkeypatch.setenv("OPENAI_API_KEY", "key-of-the-environment")
-    get_settings.cache_clear()
-    _Endpoint.answers, _Endpoint.asked, _Endpoint.keys = [], [], []
-    yield _Endpoint
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Endpoint]]:
+    with serving(Endpoint) as url:
+        monkeypatch.setenv("CELERIAC_MODEL", "tiny")
+        monkeypatch.setenv("CELERIAC_MODEL_URL", url)
+        monkeypatch.setenv("CELERIAC_MODEL_KEY", "key-of-settings")
+        monkeypatch.setenv("OPENAI_API_KEY", "key-of-the-environment")
+        get_settings.cache_clear()
+        yield Endpoint
     monkeypatch.undo()
     get_settings.cache_clear()
 
@@ -79,11 +40,11 @@ def _classify(document: Redacted) -> Verdict:
     return asyncio.run(classify(fake_context(), document)).verdict
 
 
-def _answers(endpoint: type[_Endpoint], answer: Json) -> None:
-    endpoint.answers = [(200, _completion(json.dumps(answer)))]
+def _answers(endpoint: type[Endpoint], answer: Json) -> None:
+    endpoint.answers = [(200, completion(json.dumps(answer)))]
 
 
-def test_the_model_decides_and_signs(endpoint: type[_Endpoint]) -> None:
+def test_the_model_decides_and_signs(endpoint: type[Endpoint]) -> None:
     # Given a model that is sure of spam
     _answers(endpoint, SURE_SPAM)
 
@@ -96,7 +57,7 @@ def test_the_model_decides_and_signs(endpoint: type[_Endpoint]) -> None:
     assert verdict.decided_by == "model:tiny"
 
 
-def test_what_a_call_has_used_is_told(endpoint: type[_Endpoint]) -> None:
+def test_what_a_call_has_used_is_told(endpoint: type[Endpoint]) -> None:
     # Given a server that says how many tokens it took
     _answers(endpoint, SURE_SPAM)
 
@@ -106,7 +67,7 @@ def test_what_a_call_has_used_is_told(endpoint: type[_Endpoint]) -> None:
     assert context.spent.tokens == 42
 
 
-def test_the_model_is_told_the_policy_and_constrained_to_it(endpoint: type[_Endpoint]) -> None:
+def test_the_model_is_told_the_policy_and_constrained_to_it(endpoint: type[Endpoint]) -> None:
     # Given a model
     _answers(endpoint, SURE_SPAM)
 
@@ -125,7 +86,7 @@ def test_the_model_is_told_the_policy_and_constrained_to_it(endpoint: type[_Endp
     assert schema["schema"]["properties"]["category"]["enum"] == [*(one.id for one in policy().category), "none"]
 
 
-def test_address_and_key_come_from_the_settings_alone(endpoint: type[_Endpoint]) -> None:
+def test_address_and_key_come_from_the_settings_alone(endpoint: type[Endpoint]) -> None:
     # Given a key in the settings and another in a variable the client library knows
     _answers(endpoint, SURE_SPAM)
 
@@ -139,16 +100,16 @@ def test_address_and_key_come_from_the_settings_alone(endpoint: type[_Endpoint])
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        (_completion("It is spam, I think."), "Invalid JSON"),
-        (_completion('{"reasons": [], "category": "spam"}'), "confidence: Field required"),
-        (_completion('{"reasons": [], "category": "spam", "confidence": 7}'), "confidence: Input should be less than"),
-        (_completion('{"reasons": [], "category": "ads", "confidence": 1}'), "category 'ads' is not in the policy"),
-        (_completion(None), "it is empty"),
-        (_completion('{"reasons": ["', finish_reason="length"), "it is longer than 2000 tokens"),
+        (completion("It is spam, I think."), "Invalid JSON"),
+        (completion('{"reasons": [], "category": "spam"}'), "confidence: Field required"),
+        (completion('{"reasons": [], "category": "spam", "confidence": 7}'), "confidence: Input should be less than"),
+        (completion('{"reasons": [], "category": "ads", "confidence": 1}'), "category 'ads' is not in the policy"),
+        (completion(None), "it is empty"),
+        (completion('{"reasons": ["', finish_reason="length"), "it is longer than 2000 tokens"),
         ({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": []}, "it is empty"),
     ],
 )
-def test_an_answer_that_does_not_fit_is_an_error_that_says_why(endpoint: type[_Endpoint], body: Json, why: str) -> None:
+def test_an_answer_that_does_not_fit_is_an_error_that_says_why(endpoint: type[Endpoint], body: Json, why: str) -> None:
     # Given a model or server that does not keep to the schema
     endpoint.answers = [(200, body)]
 
@@ -163,7 +124,7 @@ def test_an_answer_that_does_not_fit_is_an_error_that_says_why(endpoint: type[_E
     assert str(InvalidAnswer(*raised.value.args)) == str(raised.value)
 
 
-def test_a_passing_failure_of_the_endpoint_is_retried(endpoint: type[_Endpoint]) -> None:
+def test_a_passing_failure_of_the_endpoint_is_retried(endpoint: type[Endpoint]) -> None:
     # Given an endpoint that is overloaded once
     _answers(endpoint, SURE_SPAM)
     endpoint.answers.insert(0, (503, {"error": {"message": "overloaded"}}))
@@ -176,7 +137,7 @@ def test_a_passing_failure_of_the_endpoint_is_retried(endpoint: type[_Endpoint])
     assert len(endpoint.asked) == 2
 
 
-def test_a_refusal_names_model_address_and_settings(endpoint: type[_Endpoint]) -> None:
+def test_a_refusal_names_model_address_and_settings(endpoint: type[Endpoint]) -> None:
     # Given an endpoint that does not accept the key
     endpoint.answers = [(401, {"error": {"message": "bad key"}})]
 
@@ -193,7 +154,7 @@ def test_a_refusal_names_model_address_and_settings(endpoint: type[_Endpoint]) -
 
 
 def test_an_endpoint_nobody_listens_on_is_an_error_not_a_hang(
-    endpoint: type[_Endpoint], monkeypatch: pytest.MonkeyPatch
+    endpoint: type[Endpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given an address where nothing is, and no patience for retries
     assert endpoint.asked == []
@@ -207,7 +168,7 @@ def test_an_endpoint_nobody_listens_on_is_an_error_not_a_hang(
         _classify(_document())
 
 
-def test_what_the_rules_find_where_the_model_did_not_look_is_not_overruled(endpoint: type[_Endpoint]) -> None:
+def test_what_the_rules_find_where_the_model_did_not_look_is_not_overruled(endpoint: type[Endpoint]) -> None:
     # Given a long text whose middle, which the model is not shown, is spam
     _answers(endpoint, {"reasons": [], "category": "none", "confidence": 1.0})
     text = "Harmless. " * WINDOW + "Free followers, online casino!" + " Harmless." * WINDOW
@@ -227,7 +188,7 @@ def _summarise(action: str) -> tuple[str, str]:
     return done.summary, done.summarised_by
 
 
-def test_the_model_summarises_and_what_it_makes_up_is_redacted(endpoint: type[_Endpoint]) -> None:
+def test_the_model_summarises_and_what_it_makes_up_is_redacted(endpoint: type[Endpoint]) -> None:
     # Given a model that invents an address
     _answers(endpoint, {"summary": "  Ask bob@acme.io.  "})
 
@@ -236,7 +197,7 @@ def test_the_model_summarises_and_what_it_makes_up_is_redacted(endpoint: type[_E
     assert _summarise("allow") == ("Ask [EMAIL].", "model:tiny")
 
 
-def test_the_model_is_not_asked_about_what_is_not_published(endpoint: type[_Endpoint]) -> None:
+def test_the_model_is_not_asked_about_what_is_not_published(endpoint: type[Endpoint]) -> None:
     # Given a blocked document
     # When it is summarised
     # Then nobody is asked
@@ -245,7 +206,7 @@ def test_the_model_is_not_asked_about_what_is_not_published(endpoint: type[_Endp
 
 
 @pytest.mark.parametrize("answer", [{"summary": ""}, {"summary": "x" * 1001}, {"text": "x"}])
-def test_a_summary_that_is_none_is_an_error(endpoint: type[_Endpoint], answer: Json) -> None:
+def test_a_summary_that_is_none_is_an_error(endpoint: type[Endpoint], answer: Json) -> None:
     # Given a model that gives nothing, a flood, or something else
     _answers(endpoint, answer)
 
@@ -255,7 +216,7 @@ def test_a_summary_that_is_none_is_an_error(endpoint: type[_Endpoint], answer: J
         _summarise("allow")
 
 
-def test_one_client_serves_all_calls_of_a_loop(endpoint: type[_Endpoint], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_client_serves_all_calls_of_a_loop(endpoint: type[Endpoint], monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a model, and a count of the clients that are made
     _answers(endpoint, SURE_SPAM)
     made: list[AsyncOpenAI] = []
