@@ -57,7 +57,8 @@ class Demo(Protocol):
     What a reference flow offers, as `DEMO` in `workers.<flow>`.
 
     One that takes something other than documents says so, as `noun`, and one whose results can be shown in a terminal
-    has `shown`, which makes renderables of them. The report is None where there is none.
+    has `shown`, which makes renderables of them. One that is asked something has `asked`, which takes the question too.
+    The report is None where there is none.
     """
 
     flow: Flow
@@ -80,9 +81,10 @@ def _path(text: str) -> Path:
         "celeriac demo moderation --input ~/Documents/notes",
         "celeriac demo review --input ~/src/project",
         "celeriac demo rota --input people.yaml",
+        "celeriac demo research --input ~/Documents --question 'When does the lease end?'",
         "celeriac demo --keep",
-        where="Without --input, moderation takes text found on this machine, review the current folder, and rota the "
-        "people of a ward. The runs are kept for `celeriac up`.",
+        where="Without --input, moderation takes text found on this machine, review the current folder, rota the "
+        "people of a ward, and research the documentation found here. The runs are kept for `celeriac up`.",
     ),
 )
 def demo(
@@ -92,13 +94,18 @@ def demo(
         Path | None,
         typer.Option("--input", metavar="PATH", parser=_path, help="Take the input from here.", show_default=False),
     ] = None,
+    question: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Ask this, of a flow that answers questions.", show_default=False),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Stay up after the report, until Ctrl-C.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a reference flow on real input, with live progress and a report."""
     out = console(stderr=as_json)
     settings = session.settings()
-    show = Show(settings, flow, find_demo(flow), path, out)
+    found = find_demo(flow)
+    show = Show(settings, flow, found, inputs(flow, found, path, question), out)
     with Interrupts() as interrupts, DevelopmentServer(settings, show.options, Deaths(out)) as server:
         show.submit(server)
         with show.display() as update:
@@ -131,14 +138,14 @@ class Show:
         settings: of this process.
         name: of the flow; its module is `workers.<name>`.
         demo: what that module offers.
-        path: where the inputs are; None: what the demo finds itself.
+        given: the inputs.
         out: where to show it.
 
     Attributes:
         summary: once every run has ended or waits for a person.
     """
 
-    def __init__(self, settings: Settings, name: str, demo: Demo, path: Path | None, out: Console) -> None:
+    def __init__(self, settings: Settings, name: str, demo: Demo, given: Sequence[Any], out: Console) -> None:
         self.began = time.monotonic()
         self.settings = settings
         self.flow = demo.flow
@@ -148,7 +155,7 @@ class Show:
         self.summary: Summary | None = None
         self.report: Path | None = None
         self._demo = demo
-        self._inputs = list(demo.inputs(path))
+        self._inputs = list(given)
         self._told = False
         self._shown: list[Any] = []
         host = settings.flower_host
@@ -290,6 +297,28 @@ def find_demo(name: str) -> Demo:
         msg = f"{ROOM}.{name} has no demo: it defines no DEMO with flow, inputs and report"
         raise InvalidInput(msg)
     return cast("Demo", found)
+
+
+def inputs(name: str, demo: Demo, path: Path | None, question: str | None) -> Sequence[Any]:
+    """
+    Return what to submit.
+
+    Args:
+        name: of the flow.
+        demo: what its module offers.
+        path: where the inputs are; None: what the demo finds itself.
+        question: what to ask; None: what the demo asks itself, if anything.
+
+    Raises:
+        InvalidInput: there is nothing usable, or the flow answers no questions.
+    """
+    if question is None:
+        return demo.inputs(path)
+    asked = getattr(demo, "asked", None)
+    if asked is None:
+        msg = f"reference flow {name!r} answers no questions; leave --question out"
+        raise InvalidInput(msg)
+    return cast("Sequence[Any]", asked(path, question))
 
 
 def closing_lines(document: dict[str, Any], flower: str, up: str) -> list[str]:
