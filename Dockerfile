@@ -11,7 +11,7 @@ COPY requirements.lock pyproject.toml README.md LICENSE ./
 COPY orchestrator orchestrator
 RUN python3 -m venv /venv \
  && sed -n 's/^\([a-z0-9][^ ]*==[^ ]*\).*/\1/p' requirements.lock > constraints.txt \
- && pip install --constraint constraints.txt ".[moderation,review,rota]"
+ && pip install --constraint constraints.txt ".[moderation,review,rota,research]"
 
 COPY workers workers
 COPY config config

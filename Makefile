@@ -64,7 +64,7 @@ lock: .venv/.python  ## resolve requirements.lock again; delete the file first t
 	echo "==> Resolving requirements.lock"; \
 	"$$dir/bin/uv" pip compile pyproject.toml --quiet \
 	    --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
-	    --extra embedded --extra moderation --extra review --extra rota --group dev --output-file requirements.lock; \
+	    --extra embedded --extra moderation --extra review --extra rota --extra research --group dev --output-file requirements.lock; \
 	echo "    $$(grep -c '^[a-z0-9]' requirements.lock) packages locked"
 
 clean:  ## remove .venv/, caches and build products; run data in .celeriac/ stays
