@@ -11,6 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from orchestrator import Client, InvalidInput, KeyConflict, PayloadTooLarge, RunNotFound, UnknownFlow
+from orchestrator.broker import STEPS
 from orchestrator.errors import WrongState
 from orchestrator.state import keys
 from tests.servers import on_valkey, wait_until
@@ -31,9 +32,9 @@ SEPARATOR = "\x06\x16"
 
 
 def messages(redis: Redis, queue: str) -> list[dict[str, Any]]:
-    """Return the messages of a queue, of every priority, as kombu stores them."""
+    """Return the messages of a queue, of every priority and lane, as kombu stores them."""
     found: list[bytes] = []
-    for name in (queue, *(f"{queue}{SEPARATOR}{priority}" for priority in (3, 6, 9))):
+    for name in (f"{queue}{SEPARATOR}{number}" if number else queue for number in STEPS):
         found += cast("list[bytes]", redis.lrange(name, 0, -1))
     return [json.loads(raw) for raw in found]
 
