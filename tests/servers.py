@@ -190,7 +190,7 @@ def task_result(sent: AsyncResult[Any], timeout: float = 20.0) -> Any:  # noqa: 
 
 
 INDEXES: Final = re.compile(rf"\{{s[0-9a-f]{{2}}\}}:(ready|leases|timers|marks|dead|runs:({'|'.join(keys.STATUSES)}))")
-OF_A_RUN: Final = re.compile(r"\{s[0-9a-f]{2}\}:run:(?P<run>\w+)(:data|:events|:children|:board:.+)?")
+OF_A_RUN: Final = re.compile(r"\{s[0-9a-f]{2}\}:run:(?P<run>\w+)(:data|:events|:children|:board:.+|:talk:.+)?")
 OF_GUARDS: Final = re.compile(
     r"\{guards\}:(breakers|budgets|budget:tenant:.*|(queue|turns|slots):.*|members|holds|waiting)"
 )
