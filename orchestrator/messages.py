@@ -28,7 +28,7 @@ BoardStatus = Literal["open", "closing", "ended"]
 BoardOutcome = Literal["goal", "quiet", "limit", "failed"]
 ConversationStatus = Literal["open", "judging", "ended"]
 ConversationOutcome = Literal[
-    "consensus", "turns", "deadline", "silence", "verdict", "spent", "quiet", "limit", "failed"
+    "consensus", "turns", "deadline", "silence", "verdict", "spent", "quiet", "limit", "failed", "closed"
 ]
 MailKind = Literal[
     "open", "tell", "ask", "reply", "propose", "accept", "reject", "vote", "conclude", "invite", "returned"
@@ -190,6 +190,19 @@ class ConversationRules(Frozen):
     max_steps: int
 
 
+class Woken(Frozen):
+    """
+    What a source's wake is told of beside the blackboard's task.
+
+    Attributes:
+        source: which one; `number`: how often it was woken; `changed`: what it has to look at.
+    """
+
+    source: str
+    number: int
+    changed: Annotated[tuple[str, ...], BeforeValidator(_empty_table_is_a_list)] = ()
+
+
 class Letter(Frozen):
     """
     What a turn is about: a message, without its body.
@@ -200,6 +213,8 @@ class Letter(Frozen):
         type: the name of its body's model.
         hops: how many messages it follows from, one from the other; `volley`: those of them that only these two sent.
         until_ms: when a reply is of no use any more.
+        within, wake: of the task of a conversation that is itself a member of another, or a source: the letter, or what
+            else is around it.
     """
 
     id: int
@@ -211,6 +226,8 @@ class Letter(Frozen):
     hops: int = 0
     volley: int = 0
     until_ms: int | None = None
+    within: Letter | None = None
+    wake: Woken | None = None
 
 
 class PlanStep(Frozen):

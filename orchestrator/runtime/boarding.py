@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator.board.handle import Board
 from orchestrator.board.post import RedisPost
+from orchestrator.messages import Woken
 from orchestrator.patterns.blackboard import Blackboard
 from orchestrator.patterns.canvas import publish
 from orchestrator.patterns.flow import planner_of
@@ -48,8 +48,13 @@ def woken(begun: Begun) -> Begun:
     step = begun.step
     if step.source is None or begun.fault:
         return begun
-    facts = {"source": step.source, "number": _number(step), "changed": step.changed}
-    return replace(begun, value=b'{"task":' + begun.value + b"," + json.dumps(facts)[1:].encode())
+    facts = Woken(source=step.source, number=_number(step), changed=step.changed)
+    return replace(begun, value=wake_of(facts, begun.value))
+
+
+def wake_of(facts: Woken, task: bytes) -> bytes:
+    """Return what a source takes: a wake around its blackboard's task."""
+    return b'{"task":' + task + b"," + facts.model_dump_json()[1:].encode()
 
 
 def board_for(

@@ -11,12 +11,14 @@ from orchestrator.conversation.handle import Talk
 from orchestrator.patterns.conversation import Conversation, mail_of
 from orchestrator.patterns.flow import planner_of
 from orchestrator.runtime.attempt import AttemptFailed
+from orchestrator.runtime.boarding import wake_of
+from orchestrator.state.conversations import is_a_judges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from orchestrator.conversation.handle import Outbox
-    from orchestrator.messages import PeerState
+    from orchestrator.messages import Letter, PeerState
     from orchestrator.runtime.process import WorkerProcess
     from orchestrator.state.conversations import Line
     from orchestrator.state.runs import Begun
@@ -39,8 +41,14 @@ def conversation_of(flow: str, step: str) -> Conversation:
 def told(begun: Begun) -> Begun:
     """Return the execution of a turn's first step with what it takes: the message around its body."""
     letter = begun.step.mail
-    if letter is None or begun.fault:
-        return begun
+    return begun if letter is None or begun.fault else replace(begun, value=_enclosed(letter, begun.value))
+
+
+def _enclosed(letter: Letter, body: bytes) -> bytes:
+    if letter.within is not None:
+        body = _enclosed(letter.within, body)
+    if letter.wake is not None:
+        body = wake_of(letter.wake, body)
     facts: dict[str, object] = {
         "type": letter.type,
         "kind": letter.kind,
@@ -50,7 +58,7 @@ def told(begun: Begun) -> Begun:
         "re": letter.re,
         "hops": letter.hops,
     }
-    return replace(begun, value=mail_of(facts, begun.value))
+    return mail_of(facts, body)
 
 
 def talk_for(
@@ -63,7 +71,7 @@ def talk_for(
         AttemptFailed: this worker does not know the flow.
     """
     step = begun.step
-    if step.talk is None or _root(step.talk, step.name).startswith("judge#"):
+    if step.talk is None or is_a_judges(step):
         return None
     flow = conversation_of(begun.flow, step.talk)
     member = _root(step.talk, step.name).rpartition("#")[0]

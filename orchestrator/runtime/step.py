@@ -82,7 +82,7 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
     if isinstance(begun, Refused):
         raise refusal(begun.why)
     until = time.monotonic() + begun.remaining
-    begun = told(woken(begun))
+    begun = woken(told(begun))
     attempt = Attempt(task=task, agent=agent, process=process, begun=begun, until=until)
     try:
         if begun.step.joins:

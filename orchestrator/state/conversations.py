@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
+    from orchestrator.messages import StepState
     from orchestrator.state.runs import Begun, RunStore, Spent
 
 Line = tuple[int, "Mapping[str, Any]", "bytes | None"]
@@ -176,6 +177,13 @@ class Conversations:
             return {}
         found = cast("list[bytes | None]", self._client.hmget(keys.data(run_id), list(names)))
         return {name: value or b"null" for name, value in zip(names, found, strict=True)}
+
+
+def is_a_judges(step: StepState) -> bool:
+    """Tell whether a step of a conversation is its judge's: no member is called so."""
+    path = (step.talk or "").rpartition("/")[0]
+    inside = step.name[len(path) + 1 :] if path else step.name
+    return inside.startswith("judge#")
 
 
 def _peer(facts: Mapping[str, Any], name: str, fields: Mapping[str, bytes]) -> PeerState:

@@ -419,6 +419,8 @@ def _conversation_opened(folding: _Folding, event: Event) -> None:
     step = folding.steps[str(event.data["talk"])]
     _settle(step)
     step.update(status="running", started_ms=event.at_ms, begins=event.data["begins"])
+    if "changed" in event.data:
+        step["changed"] = event.data["changed"]
 
 
 def _turn_started(folding: _Folding, event: Event) -> None:

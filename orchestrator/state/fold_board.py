@@ -39,6 +39,8 @@ def fold_board(step: str, events: Iterable[Event]) -> BoardState | None:
             board.entries.clear()
         if event.type == "StepStarted" and str(event.data["step"]) in sources:
             board.looked(sources[str(event.data["step"])])
+        elif event.type == "ConversationOpened" and str(event.data["talk"]) in sources:
+            board.looked(sources[str(event.data["talk"])])
         elif event.data.get("board") == step:
             if event.type == "SourceWoken":
                 sources[str(cast("list[str]", event.data["order"])[0])] = str(event.data["source"])

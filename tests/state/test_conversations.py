@@ -9,9 +9,12 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orchestrator.conversation.ends import Concluded, Consensus, Deadline, MaxTurns, Silence, Spent
-from orchestrator.messages import Member, PlanStep, Terms
+from orchestrator.messages import Member, PlanStep, Terms, Woken
 from orchestrator.state import keys
+from orchestrator.state.boards import Author, Boards, Put
 from orchestrator.state.fan_outs import FanOuts
+from orchestrator.state.fold import fold
+from orchestrator.state.fold_board import fold_board
 from orchestrator.state.runs import Refused, RunStore
 from tests.servers import no_key_left_without_ttl_or_declaration, wait_until
 from tests.state.talking import (
@@ -35,6 +38,8 @@ from tests.state.talking import (
     tell,
     vote,
 )
+from tests.state.test_boards import rules as board_rules
+from tests.state.test_boards import source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -995,10 +1000,91 @@ def nested(store: RunStore, inner: ConversationRules, *others: PeerRules | str, 
     return stage(store, member, *others, **more)
 
 
+def test_a_member_may_be_a_conversation(store: RunStore) -> None:
+    talk = nested(store, rules("x", "y"), "b")
+    inner = Stage(store, talk.run, "team#1/talk")
+    assert talk.ready == ["team#1/x#1"]
+    letter = talk.begin("team#1/x#1").step.mail
+    assert letter is not None
+    assert letter.within is not None
+    assert (letter.kind, letter.within.kind, letter.within.to, letter.within.id) == ("open", "open", ("team",), 1)
+    inner.speak(begin(store, talk.run, "team#1/x#1", nonce="n1"), tell("y"))
+    assert (talk.now().peers["team"].turn, inner.now().peers["y"].turn) == ("team#1/talk", "team#1/y#1")
+    inner.turn("team#1/y#1")
+    assert inner.now().outcome == "quiet"
+    assert talk.result["turns"] == 1
+    nothing_is_left(talk)
+
+
+def test_who_speaks_to_a_member_that_is_a_conversation_is_remembered(store: RunStore) -> None:
+    # given that the turn which wakes it goes on in the same script
+    inner = rules("x")
+    talk = stage(store, "a", peer("team", steps=(step_of(inner),)), "b")
+    talk.turn("a#1", tell("team", b"2"), tell("b", b"3"), tell("team", b"4"))
+    now = talk.now()
+    assert (now.messages, now.turns) == (4, 3)
+    assert (now.peers["team"].turn, now.peers["team"].mail, now.peers["a"].turn) == ("team#1/talk", (4,), None)
+    assert talk.begin("team#1/x#1").value == b"2"
+    talk.turn("b#1")
+    talk.speak(begin(store, talk.run, "team#1/x#1", nonce="n2"))
+    assert talk.ready == ["team#2/x#1"]
+    talk.turn("team#2/x#1")
+    assert talk.result["turns"] == 4
+    nothing_is_left(talk)
+
+
+def test_a_conversation_can_be_asked(store: RunStore) -> None:
+    talk = stage(store, "a", peer("team", steps=(step_of(rules("x", until=Concluded("x"))),)))
+    talk.turn("a#1", ask("team"))
+    talk.turn("team#1/x#1", conclude(b'{"v":2}'))
+    answer = talk.talks.answers(talk.run, TALK, 2)["team"]
+    assert json.loads(answer["body"])["decision"]["body"] == {"v": 2}
+    talk.turn("a#1")
+    assert talk.result["outcome"] == "quiet"
+
+
+def test_a_conversation_that_others_go_on_without_is_closed(store: RunStore) -> None:
+    inner = rules("x", "y", opening=("x", "y"), until=Deadline(30.0), resolve=resolve("judge", steps=JUDGE))
+    for judging in (False, True):
+        talk = nested(store, inner, "b", opening=("team", "b"), until=Concluded("b"))
+        team = Stage(store, talk.run, "team#1/talk")
+        team.turn("team#1/x#1", propose("y"), ask("y"))
+        if judging:
+            team.turn("team#1/y#1")
+            team.turn("team#1/y#2")
+            team.reply("team#1/y#3")
+            team.turn("team#1/x#1")
+            assert team.now().status == "judging"
+        talk.turn("b#1", conclude())
+        assert talk.result["outcome"] == "verdict"
+        assert (team.now().status, team.now().outcome) == ("ended", "closed")
+        assert team.now().peers["x"].turn is None
+        assert talk.now().outcome == "verdict"
+        nothing_is_left(talk)
+
+
 HIERARCHY = (
     PlanStep(name="boss", agent="boss", next="join", delegates=True),
     PlanStep(name="join", agent="join", joins=True),
 )
+
+
+def test_a_conversation_is_a_member_of_a_fan_out(store: RunStore) -> None:
+    run = submit(store, *HIERARCHY)
+    common: dict[str, Any] = {"fan": "join", "member": "team#1/talk", "round": 1}
+    talking = Member(steps=(step_of(rules("x", "y", until=Deadline(30.0)), "team#1/talk", **common),), value=b"7")
+    plain = Member(steps=(PlanStep(name="work#1", agent="work", fan="join", member="work#1", round=1),), value=b"8")
+    terms = Terms(need=1, share=False, accept=False, otherwise="fail", width=9, within=None)
+    FanOuts(store).delegate(begin(store, run, "boss"), "join", [talking, plain], terms, b"1")
+    talk = Stage(store, run, "team#1/talk")
+    assert talk.begin("team#1/x#1").value == b"7"
+    # when the others come together without it
+    store.commit(begin(store, run, "work#1"), b"1")
+    assert talk.ready == ["join"]
+    assert (talk.now().status, talk.now().outcome) == ("ended", "closed")
+    store.commit(begin(store, run, "join"), b"1")
+    talk.now()  # it is compared with its log
+    nothing_is_left(talk)
 
 
 def test_what_a_conversation_gives_counts_in_a_fan_out(store: RunStore) -> None:
@@ -1018,9 +1104,66 @@ def test_what_a_conversation_gives_counts_in_a_fan_out(store: RunStore) -> None:
     assert talk.ready == ["boss"]
 
 
+def test_a_member_that_is_a_hierarchy_gives_work_out(store: RunStore) -> None:
+    talk = stage(store, peer("team", steps=HIERARCHY), "b", until=Silence(60.0))
+    work = Member(
+        steps=(PlanStep(name="team#1/work#1", agent="work", fan="team#1/join", member="team#1/work#1", round=1),),
+        value=b"8",
+    )
+    terms = Terms(need=1, share=False, accept=False, otherwise="fail", width=9, within=None)
+    talk.say("team")
+    FanOuts(store).delegate(talk.begin("team#1/boss"), "team#1/join", [work], terms, b"1")
+    store.commit(talk.begin("team#1/work#1"), b"1")
+    begun = talk.begin("team#1/join")
+    # what puts it together is told what the boss was told
+    assert (begun.value, begun.step.mail.kind) == (TASK, "open")  # type: ignore[union-attr]  # it has one
+    talk.speak(begun, tell("b"))
+    assert talk.ready == ["b#1", "team#2/boss"]
+    # a boss that answers itself gives nothing out
+    assert store.commit(talk.begin("team#2/boss"), b"5", "answer").what == "joins"
+    state = store.load(talk.run)
+    assert [state.step(f"team#2/{name}").status for name in ("boss", "join")] == ["completed"] * 2  # type: ignore[union-attr]
+    assert (talk.mail("b"), talk.now().peers["team"].turn) == ((), None)
+
+
 def test_a_question_to_a_hierarchy_is_answered_by_its_boss_alone(store: RunStore) -> None:
     talk = stage(store, "a", peer("team", steps=HIERARCHY))
     talk.turn("a#1", ask("team"))
     store.commit(talk.begin("team#1/boss"), b'{"r":1}', "answer")
     answer = talk.talks.answers(talk.run, TALK, 2)["team"]
     assert (answer["body"], answer["y"]) == (b'{"r":1}', "")
+
+
+def test_a_conversation_is_a_source_of_a_blackboard(store: RunStore) -> None:
+    talking = source("team", "task week", steps=(step_of(rules("x")),))
+    run = submit(store, PlanStep(name="board", agent="rota", rules=board_rules(talking, source("fill", "task"))))
+    talk = Stage(store, run, "team#1/talk")
+    begun = talk.begin("team#1/x#1")
+    assert begun.step.mail is not None
+    assert begun.step.mail.wake == Woken(source="team", number=1, changed=("task",))
+    fill = talk.begin("fill#1")
+    author = Author(name="fill", writer=fill.fence, step="fill#1", fence=fill.fence)
+    Boards(store).write(run, "board", author, 1, [Put(name="week", how="set", value=b"1")])
+    # it is woken again by what comes after it has looked, and by nothing else
+    talk.speak(begun)
+    again = talk.begin("team#2/x#1")
+    assert again.step.mail is not None
+    assert again.step.mail.wake == Woken(source="team", number=2, changed=("week",))
+    talk.speak(again)
+    store.commit(fill, b"1")
+    assert store.load(run).status == "completed"
+    events = talk.events
+    assert fold(run, events) == store.load(run)
+    assert fold_board("board", events) == Boards(store).load(run, "board")
+    nothing_is_left(talk)
+
+
+def test_a_blackboard_is_a_member_of_a_conversation(store: RunStore) -> None:
+    of = board_rules(source("fill", "task"))
+    talk = stage(store, peer("team", steps=(PlanStep(name="board", agent="rota", rules=of),)), "b")
+    begun = talk.begin("team#1/fill#1")
+    assert begun.step.mail is not None
+    assert (begun.value, begun.step.mail.kind, begun.step.talk) == (TASK, "open", None)
+    store.commit(begun, b"1")
+    assert talk.result["turns"] == 1
+    nothing_is_left(talk)

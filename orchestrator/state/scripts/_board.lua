@@ -160,7 +160,7 @@ local function wake_source(board, rec, source, state, dispatch_ms)
     for field, value in pairs(planned) do step[field] = value end
     step.name, step.status, step.board, step.member = nil, 'pending', board, entry
     step.next, step.start = full(planned.next), full(planned.start)
-    if i == 1 then step.source, step.input = source.name, rec.input end
+    if i == 1 then step.source, step.input, step.mail = source.name, rec.input, rec.mail end
     names[i], steps[i], listed[full(planned.name)] = full(planned.name), step, step
   end
   state.busy = entry

@@ -14,7 +14,7 @@ talk      hash    {sNN}:run:<id>:talk:<step>
             to which message; head and tail of its mailbox; stance, the proposals it is for; c, how sure; leaving
   b:<name>:<number> a message in its mailbox
   m:<id>    JSON of a message: k, its kind; f, from whom; t, to whom; y, its body's type; b, the value's name; r, what it is
-            about; h, hops; v, volley; u, until when a reply is wanted; a, when; p, the step
+            about; h, hops; v, volley; u, until when a reply is wanted; a, when; p, the step; w, what is around the task
   a:<id>    JSON of a question: step, from; of, each one's reply, or why there is none, false while it is awaited; left, how many
             of them are; need, after how many replies no other is awaited
   n:<who>   the last thing that somebody outside has said: the call's nonce, and the message
@@ -34,15 +34,16 @@ local function get(key, field)
   return text and cjson.decode(text)
 end
 
--- A conversation as one script sees it; what it changes is written by `flush`.
-local current
+-- Conversations as one script sees them; what it changes is written by `flush`. There may be several: one that is a member
+-- of another is opened and ends within that one's turns.
+local seen = {}
 local function state_of(name)
-  if current and current.name == name then return current end
+  if seen[name] then return seen[name] end
   local key = talk_key(name)
   local found = redis.call('HMGET', key, '#state', '#sums', '#rules')
-  current = {name = name, key = key, state = found[1] or 'ended', sums = found[2] and cjson.decode(found[2]),
+  seen[name] = {name = name, key = key, state = found[1] or 'ended', sums = found[2] and cjson.decode(found[2]),
              rules = found[3] and cjson.decode(found[3]), peers = {}, touched = {}, of = {}}
-  return current
+  return seen[name]
 end
 
 local function flush(T)
@@ -105,7 +106,7 @@ local function start_turn(T, name, p, id, env)
   end
   p.n, sums.turns, sums.busy = p.n + 1, sums.turns + 1, sums.busy + 1
   local letter = {id = id, kind = env.k, sender = env.f, to = env.t, type = env.y, re = env.r, hops = env.h, volley = env.v,
-                  until_ms = env.u}
+                  until_ms = env.u, within = env.w and env.w.within, wake = env.w and env.w.wake}
   local entry, first = add_steps(T, root_of(T, name, p.n), own.steps, {peer = name, mail = letter, input = env.b},
                                  'TurnStarted', {peer = name, number = p.n, id = id})
   p.turn = entry
@@ -621,7 +622,7 @@ local function finish_talk(T, outcome, why, late, id, how, tie, votes, note)
   facts.late = late
   emit('ConversationEnded', facts)
   local rec, rules = load(T.name), T.rules
-  current = nil
+  seen[T.name] = nil
   local lacks = outcome ~= 'failed' and rules.resolve and not id
   if outcome == 'failed' or lacks and rules.otherwise == 'fail' then
     local reason = outcome == 'failed' and why or 'no decision was reached: ' .. outcome .. ', ' .. why .. '; ' .. how
@@ -670,14 +671,24 @@ local function end_talk(T, outcome, why)
   return finish_talk(T, outcome, why, late, id, how, tie, votes)
 end
 
--- Members come and go by their conditions.
+-- What is around the task of a conversation that is itself a member of another, or a blackboard's source: what that one's
+-- own step would be told, were there one.
+local function around(name, rec)
+  local wake = rec.source and {source = rec.source, changed = rec.changed,
+                               number = tonumber(string.match(name, '#(%d+)[^#]*$'))} or nil
+  return (rec.mail or wake) and {within = rec.mail, wake = wake} or nil
+end
+
+-- Members come and go by their conditions, each of them once: conditions go on holding.
 local function move(T)
   for _, name in ipairs(T.rules.names) do
     local own, p = rules_of(T, name), peer_of(T, name)
     if own.joins and not p.present and not p.went and held(T, own.joins) then
       join_in(T, name, 'its condition holds')
       if own.greeted then
-        local env = {k = 'open', f = '', t = {name}, y = T.rules.task, b = load(T.name).input, h = 0, v = 0}
+        local above = load(T.name)
+        local env = {k = 'open', f = '', t = {name}, y = T.rules.task, b = above.input, h = 0, v = 0,
+                     w = around(T.name, above)}
         deliver(T, name, add_message(T, env), env)
       end
     elseif own.leaves and p.present and not p.leaving and held(T, own.leaves) then
@@ -709,6 +720,7 @@ local function open(name, rec, dispatch)
   local key, rules = talk_key(name), rec.converses
   settle(rec)
   rec.status, rec.started_ms, rec.begins = 'running', NOW, (rec.begins or 0) + 1
+  if rec.source then take_changes(rec) end
   save(name, rec)
   local all, known = cjson.decode(redis.call('HGET', RUN, 'talks') or '[]'), false
   for _, each in ipairs(all) do known = known or each == name end
@@ -749,10 +761,10 @@ local function open(name, rec, dispatch)
   redis.call('HSET', key, unpack(fields))
   T.rules = fixed
   T.sums = {messages = before.messages or 0, turns = 0, done = 0, busy = 0, last = NOW, opened = NOW, tokens = 0, cost = 0,
-            proposals = {}, share = 0, judged = before.judged}
-  current = T
-  emit('ConversationOpened', {talk = name, begins = rec.begins, present = present})
-  local env = {k = 'open', f = '', t = rules.opening, y = rules.task, b = rec.input, h = 0, v = 0}
+            proposals = {}, verdicts = {}, share = 0, judged = before.judged}
+  seen[name] = T
+  emit('ConversationOpened', {talk = name, begins = rec.begins, present = present, changed = rec.changed})
+  local env = {k = 'open', f = '', t = rules.opening, y = rules.task, b = rec.input, h = 0, v = 0, w = around(name, rec)}
   local id = add_message(T, env)
   for _, each in ipairs(rules.opening) do deliver(T, each, id, env) end
   count_stances(T)
@@ -767,10 +779,13 @@ local function close(name, rec)
   if not T.rules or T.state == 'ended' then return end
   local judge = T.state == 'judging' and root_of(T, 'judge', T.sums.judged)
   shut(T, 'ended')
-  close_turns(T)
+  redis.call('HDEL', T.key, '#end')
+  redis.call('HSET', T.key, '#outcome', 'closed', '#why', 'the others went on without it')
+  local late = close_turns(T)
   if judge then close_member(judge .. (T.rules.resolve.steps[1].name == '' and '' or '/' .. T.rules.resolve.steps[1].name)) end
   flush(T)
-  current = nil
+  emit('ConversationEnded', {talk = name, outcome = 'closed', why = 'the others went on without it', late = late})
+  seen[name] = nil
 end
 
 local function account(T, rec)
