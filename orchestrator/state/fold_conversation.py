@@ -117,8 +117,9 @@ class _Talk:
             peer.stance = [data["id"]]
         elif kind == "vote":
             named = list(data.get("proposals") or ())
-            if set(named) <= set(self.proposals):
-                peer.stance = named
+            if not set(named) <= set(self.proposals):
+                return
+            peer.stance = named
         elif data["re"] not in self.proposals:
             return
         elif kind == "accept":
@@ -128,6 +129,9 @@ class _Talk:
         peer.confidence = data.get("confidence") if peer.stance else None
 
     def _MessageReturned(self, data: dict[str, Any]) -> None:  # noqa: N802  likewise
+        if data["why"] == "proposal":  # it went to nobody
+            for each in self.peers.values():
+                each.mail = [number for number in each.mail if number != data["id"]]
         peer = self.peers.get(data["to"])
         if peer is not None and data["why"] != "failed" and data["id"] in peer.mail:
             peer.mail.remove(data["id"])

@@ -635,6 +635,21 @@ def test_it_ends_when_its_condition_holds(store: RunStore, until: End, outcome: 
     nothing_is_left(talk)
 
 
+def test_the_verdicts_of_several_may_be_asked_for(store: RunStore) -> None:
+    talk = stage(store, "a", "b", until=Concluded("a") & Concluded("b"))
+    talk.turn("a#1", conclude(b"1"), tell("b"))
+    assert talk.now().status == "open"
+    talk.turn("b#1", conclude(b"2"))
+    assert talk.result["decision"] == {"message": 4, "by": "b", "type": "Word", "body": 2}
+
+
+def test_the_verdict_is_of_whom_the_condition_names(store: RunStore) -> None:
+    talk = stage(store, "a", "b", until=Concluded("a") & MaxTurns(2) | Concluded("b") & MaxTurns(9))
+    talk.turn("a#1", conclude(b"1"), tell("b"))
+    talk.turn("b#1", conclude(b"2"))
+    assert talk.result["decision"]["body"] == 1
+
+
 @pytest.mark.parametrize(
     "until", [Deadline(0.1), Silence(0.1), Deadline(0.1) | Consensus(1.0), Deadline(0.1) & MaxTurns(1)]
 )
@@ -761,6 +776,31 @@ def test_the_result_says_who_dissents_and_who_abstains(store: RunStore) -> None:
     assert (result["decision"]["message"], result["votes"]) == (2, {"2": 2, "3": 1})
     assert (result["dissent"], result["abstained"]) == (["b"], ["d", "e"])
     assert result["how"] == "2 of 5 votes"
+
+
+def test_the_last_thing_said_is_where_a_member_stands(store: RunStore) -> None:
+    talk = stage(store, "a", "b", until=Silence(60.0))
+    talk.turn("a#1", propose(confidence=0.9), propose(), vote(3, 2, confidence=0.4), tell("a"))
+    assert (talk.now().peers["a"].stance, talk.now().peers["a"].confidence) == ((3, 2), 0.4)
+    talk.turn("a#2", reject(3), tell("a"))
+    assert (talk.now().peers["a"].stance, talk.now().peers["a"].confidence) == ((2,), None)
+    talk.turn("a#3", accept(3, confidence=1.0), tell("a"))
+    assert (talk.now().peers["a"].stance, talk.now().peers["a"].confidence) == ((3,), 1.0)
+    talk.turn("a#4", vote(confidence=0.5), tell("a"))
+    assert (talk.now().peers["a"].stance, talk.now().peers["a"].confidence) == ((), None)
+    talk.turn("a#5", accept(2), reject(2))
+    assert talk.now().peers["a"].stance == ()
+
+
+@pytest.mark.parametrize("said", [accept(9, "b", b"1"), reject(9), vote(2, 9), vote(9), accept(1, "b", b"1")])
+def test_what_is_about_no_proposal_changes_nothing_and_returns(store: RunStore, said: Said) -> None:
+    talk = stage(store, "a", "b")
+    talk.turn("a#1", propose(), vote(2, confidence=0.5), said, tell("b"))
+    peers = talk.now().peers
+    assert (peers["a"].stance, peers["a"].confidence) == ((2,), 0.5)
+    assert [(each["id"], each["why"]) for each in talk.told("MessageReturned")] == [(4, "proposal")]
+    assert talk.begin("a#2").step.mail.kind == "returned"  # type: ignore[union-attr]  # it has one
+    assert talk.begin("b#1").step.mail.id == 6  # type: ignore[union-attr]  # likewise
 
 
 def test_votes_of_those_who_are_not_there_do_not_count(store: RunStore) -> None:

@@ -4,9 +4,9 @@ talk      hash    {sNN}:run:<id>:talk:<step>
   #state    open | judging: it is over, and its judge is at work | ended
   #rules    JSON: what is fixed, but its members; names: theirs, in order
   #sums     JSON: messages so far; turns that have begun; done, those that have ended; busy, those that have not; last, when
-            something was last said; opened, when it was; tokens and cost; proposals, by their messages; verdict, by whom and
-            in which message; top, the proposal that most are for, and share, how many that are, in thousandths; armed, when
-            its timer rings; outside, how much was said from there
+            something was last said; opened, when it was; tokens and cost; proposals, by their messages; verdicts, by whom in
+            which message; limit, which is reached; top, the proposal that most are for, and share, how many that are, in
+            thousandths; armed, when its timer rings; outside, how much was said from there
   #end      JSON of what a conversation has come to whose judge is at work
   #outcome, #why: how it has ended; #deadline: when it will at the latest, where that is said
   r:<name>  JSON of a member's rules
@@ -257,7 +257,7 @@ local function take_stance(T, said, id)
     end
     p.stance = #left > 0 and left or nil
   elseif kind == 'vote' then
-    p.stance = said.proposals
+    p.stance = #said.proposals > 0 and said.proposals or nil
   end
   p.c = p.stance and said.confidence or nil
   T.stanced = true
@@ -297,15 +297,16 @@ local function say(T, said, value, mail, step)
                h = mail and mail.hops + 1 or 0, v = 0}
   local id = T.sums.messages + 1
   local about = said.kind == 'vote' and said.proposals or (said.kind == 'accept' or said.kind == 'reject') and {said.re} or {}
+  local facts = {proposals = said.proposals, confidence = said.confidence}
   for _, each in ipairs(about) do
     if not known_proposal(T, each) then
-      add_message(T, env)
+      add_message(T, env, facts)
       give_back(T, id, env, '', 'proposal', 'there is no proposal ' .. each)
       return
     end
   end
-  if said.kind == 'propose' or #about > 0 then take_stance(T, said, id) end
-  if said.kind == 'conclude' then T.sums.verdict = {by = said.from, id = id} end
+  if said.kind == 'propose' or said.kind == 'vote' or #about > 0 then take_stance(T, said, id) end
+  if said.kind == 'conclude' then T.sums.verdicts[said.from] = id end
   if said.kind == 'ask' then env.u = NOW + said.within_ms end
   if mail and #said.to == 1 and said.to[1] == mail.sender then env.v = mail.volley + 1 end
   local to = {}
@@ -318,7 +319,7 @@ local function say(T, said, value, mail, step)
   else
     to = said.to
   end
-  add_message(T, env, {proposals = said.proposals, confidence = said.confidence})
+  add_message(T, env, facts)
   if said.kind == 'invite' then join_in(T, to[1], 'invited by ' .. said.from) end
   if said.kind == 'ask' then
     local asked = {step = step, from = said.from, of = {}, left = #to, good = 0, need = said.need}
@@ -391,7 +392,7 @@ local function held(T, condition)
   elseif kind == 'deadline' then holds = NOW >= sums.opened + condition[2]
   elseif kind == 'silence' then holds = NOW >= sums.last + condition[2]
   elseif kind == 'consensus' then holds = sums.top and sums.share >= condition[2] - 0.0001
-  elseif kind == 'verdict' then holds = sums.verdict and sums.verdict.by == condition[2]
+  elseif kind == 'verdict' then holds = sums.verdicts[condition[2]]
   elseif kind == 'spent' then
     local tokens, cost = condition[2], condition[3]
     holds = tokens ~= cjson.null and sums.tokens >= tokens or cost ~= cjson.null and sums.cost >= cost
@@ -404,17 +405,18 @@ local SAID = {
   deadline = function(_, part) return part[2] / 1000 .. ' s' end,
   silence = function(_, part) return 'nothing was said for ' .. part[2] / 1000 .. ' s' end,
   consensus = function(T) return string.format('%.2f of the votes are for proposal %d', T.sums.share / 1000, T.sums.top) end,
-  verdict = function(T) return 'a verdict of ' .. T.sums.verdict.by end,
+  verdict = function(_, part) return 'a verdict of ' .. part[2] end,
   spent = function(T) return string.format('%d tokens and a cost of %g', T.sums.tokens, T.sums.cost) end,
 }
 
 local function outcome_of(T, parts)
-  local outcome, said = nil, {}
+  local outcome, said, verdict = nil, {}, 0  -- of several the last one
   for i, part in ipairs(parts) do
     said[i] = SAID[part[1]](T, part)
     if not outcome or part[1] == 'verdict' or part[1] == 'consensus' and outcome ~= 'verdict' then outcome = part[1] end
+    if part[1] == 'verdict' then verdict = math.max(verdict, T.sums.verdicts[part[2]]) end
   end
-  return outcome, table.concat(said, '; ')
+  return outcome, table.concat(said, '; '), verdict
 end
 
 -- When a condition may next hold by time alone.
@@ -636,10 +638,10 @@ local function finish_talk(T, outcome, why, late, id, how, tie, votes, note)
 end
 
 -- It is over: goes to its judge, or is decided at once. Returns what `fail_step` does.
-local function end_talk(T, outcome, why)
+local function end_talk(T, outcome, why, verdict)
   local late, resolve = close_turns(T), T.rules.resolve
   if outcome == 'verdict' then
-    return finish_talk(T, outcome, why, late, T.sums.verdict.id, 'a verdict', false, (tally(T)))
+    return finish_talk(T, outcome, why, late, verdict, 'a verdict', false, (tally(T)))
   elseif outcome == 'consensus' then
     return finish_talk(T, outcome, why, late, T.sums.top, 'consensus', false, (tally(T)))
   elseif outcome == 'failed' then
