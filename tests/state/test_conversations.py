@@ -704,6 +704,15 @@ def test_a_limit_of_turns_is_reached_in_the_middle_of_a_broadcast(store: RunStor
     nothing_is_left(talk)
 
 
+def test_a_limit_that_is_reached_at_its_opening_ends_it(store: RunStore) -> None:
+    talk = stage(store, "a", "b", opening=("a", "b"), max_turns=1)
+    begun = talk.begin("a#1")
+    assert talk.ring() == "joined"
+    assert talk.speak(begun).what == "closed"
+    assert talk.result["outcome"] == "limit"
+    nothing_is_left(talk)
+
+
 def test_a_run_of_as_many_steps_as_it_may_have_ends_it(store: RunStore) -> None:
     talk = stage(store, "a", "b", max_steps=2)
     talk.turn("a#1", tell("b"))
@@ -1101,6 +1110,13 @@ def test_a_conversation_that_others_go_on_without_is_closed(store: RunStore) -> 
         assert team.now().peers["x"].turn is None
         assert talk.now().outcome == "verdict"
         nothing_is_left(talk)
+
+
+def test_a_limit_within_a_member_is_that_members_alone(store: RunStore) -> None:
+    talk = nested(store, rules("x", "y", opening=("x", "y"), max_turns=1), "b")
+    assert Stage(store, talk.run, "team#1/talk").ring() == "joined"
+    assert talk.result["outcome"] == "quiet"
+    nothing_is_left(talk)
 
 
 HIERARCHY = (

@@ -98,10 +98,10 @@ end
 local function start_turn(T, name, p, id, env)
   local rules, own, sums = T.rules, rules_of(T, name), T.sums
   if sums.turns >= rules.max_turns then
-    T.limit = 'after ' .. sums.turns .. ' turns'
+    sums.limit = 'after ' .. sums.turns .. ' turns'
     return
   elseif tonumber(redis.call('HGET', RUN, 'size')) + #own.steps > rules.max_steps then
-    T.limit = 'after as many steps as a run may have'
+    sums.limit = 'after as many steps as a run may have'
     return
   end
   p.n, sums.turns, sums.busy = p.n + 1, sums.turns + 1, sums.busy + 1
@@ -116,9 +116,9 @@ end
 -- A message reaches a member: now, or when it has done what came before.
 local function deliver(T, name, id, env)
   local p = changing(T, name)
-  if not p.turn and p.head == p.tail and not T.limit then
+  if not p.turn and p.head == p.tail and not T.sums.limit then
     start_turn(T, name, p, id, env)
-    if not T.limit then return end
+    if not T.sums.limit then return end
   end
   redis.call('HSET', T.key, 'b:' .. name .. ':' .. p.tail, id)
   p.tail = p.tail + 1
@@ -127,12 +127,12 @@ end
 -- The next message of a member that has nothing else to do.
 local function next_turn(T, name)
   local p = peer_of(T, name)
-  if not p.present or p.turn or p.head == p.tail or T.limit then return end
+  if not p.present or p.turn or p.head == p.tail or T.sums.limit then return end
   changing(T, name)
   local field = 'b:' .. name .. ':' .. p.head
   local id = tonumber(redis.call('HGET', T.key, field))
   start_turn(T, name, p, id, get(T.key, 'm:' .. id))
-  if not T.limit then
+  if not T.sums.limit then
     redis.call('HDEL', T.key, field)
     p.head = p.head + 1
   end
@@ -709,7 +709,7 @@ local function check(T)
   end
   local parts = T.rules['until'] and held(T, T.rules['until'])
   if parts then return end_talk(T, outcome_of(T, parts)) end
-  if T.limit then return end_talk(T, 'limit', T.limit) end
+  if T.sums.limit then return end_talk(T, 'limit', T.sums.limit) end
   if T.sums.busy == 0 and not T.rules.waits then return end_talk(T, 'quiet', 'nobody has anything to do') end
   arm(T)
   flush(T)
@@ -771,6 +771,11 @@ local function open(name, rec, dispatch)
   for _, each in ipairs(rules.opening) do deliver(T, each, id, env) end
   count_stances(T)
   arm(T)
+  if T.sums.limit then
+    -- It ends by its timer, and not within whatever is going on here.
+    T.sums.armed = NOW
+    redis.call('ZADD', TIMERS, NOW, joined_by(name))
+  end
   flush(T)
 end
 
