@@ -573,6 +573,25 @@ def test_a_member_that_cannot_be_told_the_task_joins_without_it(store: RunStore)
     assert talk.ready == ["a#2"]
 
 
+def test_a_member_that_left_by_itself_does_not_join_by_its_condition_again(store: RunStore) -> None:
+    talk = stage(store, "a", peer("b", present=False, joins=MaxTurns(1)))
+    talk.turn("a#1", tell("a"))
+    talk.turn("b#1", leave())
+    assert not talk.now().peers["b"].present
+    talk.turn("a#2")
+    assert talk.result["turns"] == 3
+
+
+def test_a_member_that_is_invited_back_does_not_leave_by_its_condition_again(store: RunStore) -> None:
+    talk = stage(store, "a", peer("b", leaves=MaxTurns(1)))
+    talk.turn("a#1", tell("a"))
+    assert not talk.now().peers["b"].present
+    talk.turn("a#2", invite("b"))
+    talk.turn("b#1")
+    assert talk.now().peers["b"].present
+    assert talk.result["outcome"] == "quiet"
+
+
 def test_a_member_leaves_and_another_joins_by_time_alone(store: RunStore) -> None:
     talk = stage(
         store,

@@ -11,7 +11,8 @@ talk      hash    {sNN}:run:<id>:talk:<step>
   #outcome, #why: how it has ended; #deadline: when it will at the latest, where that is said
   r:<name>  JSON of a member's rules
   p:<name>  JSON of a member: present; n, its turns; turn, the first step of the one it is at; waits, for whose replies; ask,
-            to which message; head and tail of its mailbox; stance, the proposals it is for; c, how sure; leaving
+            to which message; head and tail of its mailbox; stance, the proposals it is for; c, how sure; leaving; came and went,
+            by its conditions
   b:<name>:<number> a message in its mailbox
   m:<id>    JSON of a message: k, its kind; f, from whom; t, to whom; y, its body's type; b, the value's name; r, what it is
             about; h, hops; v, volley; u, until when a reply is wanted; a, when; p, the step; w, what is around the task
@@ -685,7 +686,8 @@ end
 local function move(T)
   for _, name in ipairs(T.rules.names) do
     local own, p = rules_of(T, name), peer_of(T, name)
-    if own.joins and not p.present and not p.went and held(T, own.joins) then
+    if own.joins and not p.present and not p.came and not p.went and held(T, own.joins) then
+      changing(T, name).came = true
       join_in(T, name, 'its condition holds')
       if own.greeted then
         local above = load(T.name)
@@ -693,8 +695,8 @@ local function move(T)
                      w = around(T.name, above)}
         deliver(T, name, add_message(T, env), env)
       end
-    elseif own.leaves and p.present and not p.leaving and held(T, own.leaves) then
-      changing(T, name).went = true  -- by a condition one leaves once
+    elseif own.leaves and p.present and not p.leaving and not p.went and held(T, own.leaves) then
+      changing(T, name).went = true
       leave(T, name, 'its condition holds')
     end
   end
