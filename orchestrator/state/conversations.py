@@ -91,7 +91,9 @@ class Conversations:
         """
         self._store.payloads.check(f"the output of {begun.step.name!r}", value)
         name = f"{begun.step.name}@{begun.step.begins}"
-        stored = self._store.payloads.put(begun.run_id, f"{name}-{begun.fence}", value, ttl_ms=begun.ttl_ms)
+        stored = value
+        if not is_a_judges(begun.step):  # whose ruling the script reads
+            stored = self._store.payloads.put(begun.run_id, f"{name}-{begun.fence}", value, ttl_ms=begun.ttl_ms)
         reply = self._scripts.speak(
             begun.run_id,
             begun.step.name,

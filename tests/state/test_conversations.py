@@ -870,6 +870,21 @@ def test_a_judge_may_fail(store: RunStore, otherwise: str) -> None:
     nothing_is_left(talk)
 
 
+def test_a_judge_that_is_a_flow_is_called_once(store: RunStore) -> None:
+    steps = (PlanStep(name="read", agent="r", next="rule"), PlanStep(name="rule", agent="r"))
+    talk = play(store, THREE, resolve=resolve("judge", steps=steps), until=MaxTurns(3))
+    talk.turn("judge#1/read", value=b"1")
+    assert talk.ready == ["judge#1/rule"]
+    talk.turn("judge#1/rule", value=b'{"proposal":4}')
+    assert talk.result["decision"]["message"] == 4
+
+
+def test_a_ruling_of_many_words_is_read(store: RunStore) -> None:
+    talk = play(store, THREE, resolve=resolve("judge", steps=JUDGE))
+    talk.turn("judge#1", value=b'{"proposal":4,"why":"' + b"x" * 5000 + b'"}')
+    assert (talk.result["decision"]["message"], len(talk.result["note"])) == (4, 5000)
+
+
 def test_a_judge_is_not_called_where_nothing_was_proposed(store: RunStore) -> None:
     talk = play(store, {"a": []}, resolve=resolve("judge", steps=JUDGE))
     state = store.load(talk.run)

@@ -704,6 +704,7 @@ end
 
 -- After every change: is it over? Returns what `fail_step` does, where it ended it, else nil.
 local function check(T)
+  if T.state ~= 'open' then return nil end  -- its judge is a flow, and comes to its next step
   count_stances(T)
   if T.rules.moves then
     move(T)
@@ -809,7 +810,12 @@ local function judged(T, rec, fault)
   if fault then
     return finish_talk(T, ending.outcome, ending.why, ending.late, nil, 'its judge failed: ' .. fault, false, votes)
   end
-  local ruling = cjson.decode(redis.call('HGET', DATA, rec.output))
+  local stored = redis.call('HGET', DATA, rec.output)
+  if string.byte(stored) == 1 then
+    local how = 'what its judge says is too long to be read'
+    return finish_talk(T, ending.outcome, ending.why, ending.late, nil, how, false, votes)
+  end
+  local ruling = cjson.decode(stored)
   local id = type(ruling) == 'table' and tonumber(ruling.proposal)
   if not id or not known_proposal(T, id) then
     local how = id and 'its judge chose proposal ' .. id .. ', which there is not' or 'its judge chose none'
