@@ -738,6 +738,25 @@ def test_a_run_of_as_many_steps_as_it_may_have_ends_it(store: RunStore) -> None:
     assert talk.result["why"] == "after as many steps as a run may have"
 
 
+def test_a_cancelled_run_leaves_nothing_while_members_wait(store: RunStore) -> None:
+    talk = stage(store, "a", "b", "c", opening=("a", "c"), until=Deadline(30.0) | Silence(20.0))
+    talk.turn("a#1", tell("b"), ask("b"))
+    talk.begin("b#1")
+    store.cancel(talk.run, reason="enough", by="me")
+    talk.now()  # it is compared with its log
+    nothing_is_left(talk)
+    assert talk.ring() == "closed"
+    assert talk.ring("a#1") == "closed"
+
+
+def test_a_run_whose_deadline_has_passed_leaves_nothing_while_members_wait(store: RunStore) -> None:
+    talk = Stage(store, submit(store, rules("a", "b", until=Deadline(30.0)), deadline=0.2))
+    talk.turn("a#1", ask("b"))
+    wait_until(lambda: store.expire(talk.run).what == "cancelled", 10, "its deadline has passed")
+    assert store.load(talk.run).status == "failed"
+    nothing_is_left(talk)
+
+
 # How it is decided
 
 

@@ -68,7 +68,11 @@ local function close_all()
   local fields = redis.call('HGETALL', RUN)
   for i = 1, #fields, 2 do
     local step = string.match(fields[i], '^step:(.*)$')
-    if step then close_open(step, cjson.decode(fields[i + 1])) end
+    if step then
+      local rec = cjson.decode(fields[i + 1])
+      close_open(step, rec)
+      if rec.rules or rec.converses then redis.call('ZREM', TIMERS, joined_by(step)) end
+    end
     -- Of a fan-out that is not joined its time is of no interest any more.
     local fan = string.match(fields[i], '^fan:(.*)$')
     if fan then redis.call('ZREM', TIMERS, joined_by(fan)) end
