@@ -186,6 +186,16 @@ def test_what_is_said_from_outside_is_mail_like_any_other_and_said_once(store: R
     assert talk.now().messages == 4
 
 
+def test_a_call_from_outside_that_ended_it_gets_the_same_answer_again(store: RunStore) -> None:
+    talk = stage(store, "a", "b", max_turns=1)
+    call = outside(b"3")
+    first = store.scripts.talk_say(talk.run, TALK, nonce="x", **call)
+    assert talk.result["outcome"] == "limit"
+    assert store.scripts.talk_say(talk.run, TALK, nonce="x", **call)[:2] == first[:2] == [b"said", b"2"]
+    # and another one is told that it is over
+    assert talk.say("a")[0] == "closed"
+
+
 def test_outside_nobody_is_heard_before_it_opens_or_after_its_end(store: RunStore) -> None:
     run = submit(store, PlanStep(name="first", agent="x"), rules("a"), PlanStep(name="last", agent="x"))
     talk = Stage(store, run)

@@ -13,6 +13,10 @@ Atomic    the message, the mailboxes and the end together
 ]]
 local name = ARGV[1]
 local status, _, _, _, rec = run_fields(name)
+-- Looked at first: it may be the same call that has ended the conversation, or the run.
+local before = redis.call('HGET', RUN .. ':talk:' .. name, 'n:' .. ARGV[2])
+before = before and string.match(before, '^' .. ARGV[6] .. ' (%d+)$')
+if before then return told('said', before) end
 if not status or not rec or not rec.converses then return told('gone') end
 if not live(status) then return told('closed') end
 local library = talks()
@@ -20,9 +24,6 @@ library.dispatch(tonumber(ARGV[5]))
 local T = library.state_of(name)
 if not T.rules then return told('gone') end
 if T.state ~= 'open' then return told('ended', redis.call('HGET', T.key, '#outcome') or '') end
-local before = redis.call('HGET', T.key, 'n:' .. ARGV[2])
-before = before and string.match(before, '^' .. ARGV[6] .. ' (%d+)$')
-if before then return told('said', before) end
 if (T.sums.outside or 0) >= T.rules.max_turns then return told('full') end
 T.sums.outside = (T.sums.outside or 0) + 1
 local said, id = cjson.decode(ARGV[3]), T.sums.messages + 1
