@@ -868,6 +868,20 @@ def test_votes_of_those_who_are_not_there_do_not_count(store: RunStore) -> None:
     assert talk.now().outcome == "consensus"
 
 
+def test_of_those_who_lose_the_one_with_less_sure_supporters_is_struck(store: RunStore) -> None:
+    # given two with as few first places, of which the first has the less sure supporter
+    said: dict[str, list[Said]] = {
+        "a": [propose(), tell("a")],
+        "b": [propose(confidence=0.9)],
+        "c": [propose()],
+        "d": [vote(5)],
+    }
+    talk = play(store, said, resolve=resolve("ranked", ties="confidence"))
+    talk.turn("a#2", vote(2, 4, confidence=0.1))
+    # then it is struck, and its vote goes on to the other, which has as many then as the third, and is surer
+    assert (talk.result["decision"]["message"], talk.result["tie"]) == (4, True)
+
+
 JUDGE = (PlanStep(name="", agent="judge"),)
 
 

@@ -515,7 +515,9 @@ local function run_off(T, resolve)
     local least, worst = nil, nil
     for _, id in ipairs(left) do
       local has = votes[id] or 0
-      if not least or has < least or has == least and resolve.ties ~= 'latest' then least, worst = has, id end
+      local loses = resolve.ties ~= 'latest'
+      if resolve.ties == 'confidence' and worst then loses = (sure[id] or 0) <= (sure[worst] or 0) end
+      if not least or has < least or has == least and loses then least, worst = has, id end
     end
     local rest = {}
     for _, id in ipairs(left) do if id ~= worst then rest[#rest + 1] = id end end
