@@ -709,6 +709,20 @@ def test_silence_is_counted_from_what_was_last_said(store: RunStore) -> None:
     assert talk.result["why"] == "nothing was said for 0.3 s"
 
 
+def test_silence_passes_though_somebody_is_at_work(store: RunStore) -> None:
+    talk = stage(store, "a", "b", until=Silence(0.2))
+    talk.turn("a#1", tell(["b", "a"]))
+    first = [event.at_ms for event in talk.events if event.type == "MessageSent"][-1]
+    begun = talk.begin("a#2")
+    talk.begin("b#1")
+    wait_until(lambda: store_now(talk) >= first + 150, 5, "most of it has passed")
+    # when a turn ends that says nothing, the silence goes on
+    talk.speak(begun)
+    sums = talk.store.client.hget(keys.talk(talk.run, TALK), "#sums")
+    assert b'"last":%d' % first in (sums or b"")
+    talk.ring_until("joined")
+
+
 def store_now(talk: Stage) -> int:
     seconds, microseconds = talk.store.client.time()
     return int(seconds * 1000 + microseconds // 1000)

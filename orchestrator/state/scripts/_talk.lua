@@ -836,7 +836,7 @@ local function turn_ended(step, rec, fault, dispatch)
   local name, mail, sums = first.peer, first.mail, T.sums
   local p = changing(T, name)
   p.turn, p.waits, p.ask = nil, nil, nil
-  sums.busy, sums.done, sums.last = sums.busy - 1, sums.done + 1, NOW
+  sums.busy, sums.done = sums.busy - 1, sums.done + 1
   account(T, rec)
   if mail.kind == 'ask' then
     if fault then
