@@ -500,6 +500,21 @@ def test_a_failure_at_a_question_is_no_end(store: RunStore) -> None:
     assert not store.load(talk.run).step(TALK).degraded  # type: ignore[union-attr]  # it has the step
 
 
+def test_what_a_turn_has_started_ends_where_it_fails_at_a_question(store: RunStore) -> None:
+    talk = stage(store, "a", "b")
+    talk.turn("a#1", ask("b"))
+    begun = talk.begin("b#1")
+    child = submit(store, PlanStep(name="x", agent="x"), parent=talk.run, parent_step="b#1")
+    store.fail(begun, "boom")
+    # the caretaker is told to look after them
+    timers = keys.timers(keys.shard_of(talk.run))
+    assert store.client.zscore(timers, keys.member(talk.run, "/")) is not None
+    assert store.orphan(child, talk.run).what == "cancelled"
+    store.leave(talk.run)
+    talk.turn("a#1")
+    nothing_is_left(talk)
+
+
 @pytest.mark.parametrize("otherwise", ["fail", "degrade"])
 def test_a_failure_at_any_other_message_ends_it_unless_it_goes_on_without(store: RunStore, otherwise: str) -> None:
     talk = stage(store, "a", "b", "c", otherwise=otherwise)

@@ -840,6 +840,7 @@ local function turn_ended(step, rec, fault, dispatch)
   account(T, rec)
   if mail.kind == 'ask' then
     if fault then
+      end_children()
       answer(T, mail.id, name, {why = 'failed', reason = fault})
     elseif redis.call('HGET', DATA, rec.output) == 'null' then
       answer(T, mail.id, name, {why = 'declined'})
