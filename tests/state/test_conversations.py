@@ -224,6 +224,13 @@ def test_to_all_or_a_topic_goes_to_who_is_there_and_to_one_who_was_named_returns
     assert talk.now().peers["c"].mail == ()
 
 
+def test_what_returns_comes_behind_what_was_sent_before_it(store: RunStore) -> None:
+    talk = stage(store, "a", peer("c", present=False))
+    talk.turn("a#1", tell(["c", "a"]), tell("a"))
+    assert talk.begin("a#2").step.mail.id == 2  # type: ignore[union-attr]  # it has one
+    assert talk.mail("a") == (3, 4)
+
+
 def test_to_nobody_is_no_mail(store: RunStore) -> None:
     talk = stage(store, "a", peer("c", present=False))
     talk.turn("a#1", tell(["c"], wide=True), tell([]))

@@ -330,6 +330,7 @@ local function say(T, said, value, mail, step)
     p.waits, p.ask = to, id
     if #to == 0 then resume(T, id, asked) end
   end
+  local back = {}
   for _, name in ipairs(to) do
     local p, why, reason = peer_of(T, name), nil, nil
     if not p or not p.present then why = 'absent'
@@ -345,8 +346,10 @@ local function say(T, said, value, mail, step)
         emit('WaitCycleFound', {talk = T.name, id = id, peers = path})
       end
     end
-    if why then give_back(T, id, env, name, why, reason) else deliver(T, name, id, env) end
+    if why then back[#back + 1] = {name, why, reason} else deliver(T, name, id, env) end
   end
+  -- What returns is a message of its own, and comes behind this one in every mailbox.
+  for _, each in ipairs(back) do give_back(T, id, env, each[1], each[2], each[3]) end
 end
 
 -- How many are for each proposal, by the first of those they are for; how many there are in all.
