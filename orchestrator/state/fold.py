@@ -472,7 +472,7 @@ def _step_delegated(folding: _Folding, event: Event) -> None:
         step.update(status="pending", attempt=0, revision=cast("int", step.get("revision", 0)) + 1)
         if first := step.pop("instead_of", None):
             step["agent"] = first
-        for gone in ("input", "first_ms", "until_ms", "rung", "losses", "strikes", "degraded", "reason"):
+        for gone in (*_OF_A_ROUND, "asked", "said"):
             step.pop(gone, None)
         if facts.get("first") and old.get("tail"):
             folding.steps[old["tail"]]["after"] = facts["first"]
@@ -480,6 +480,7 @@ def _step_delegated(folding: _Folding, event: Event) -> None:
         step.update(status="completed", output=data["output"], ended_ms=event.at_ms)
 
 
+_OF_A_ROUND = ("input", "first_ms", "until_ms", "rung", "losses", "strikes", "degraded", "reason")
 _TERMS = ("need", "share", "accept", "otherwise", "width", "size", "weight")
 
 

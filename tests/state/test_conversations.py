@@ -1295,6 +1295,21 @@ def test_a_member_that_is_a_hierarchy_gives_work_out(store: RunStore) -> None:
     assert (talk.mail("b"), talk.now().peers["team"].turn) == ((), None)
 
 
+def test_what_a_synthesiser_has_asked_is_of_its_round(store: RunStore) -> None:
+    talk = stage(store, peer("team", steps=HIERARCHY), "b")
+    terms = Terms(need=0, share=False, accept=False, otherwise="fail", width=9, within=None)
+    FanOuts(store).delegate(talk.begin("team#1/boss"), "team#1/join", [], terms, b"1")
+    talk.turn("team#1/join", ask("b"))
+    talk.reply("b#1")
+    begun = talk.begin("team#1/join")
+    assert begun.step.asked == (2,)
+    # when it gives work out once more, then it may ask other questions when that has come together
+    FanOuts(store).delegate(begun, "team#1/join", [], terms, b"1")
+    again = talk.begin("team#1/join")
+    assert (again.step.asked, again.step.said) == ((), 0)
+    talk.now()  # it is compared with its log
+
+
 def test_a_question_to_a_hierarchy_is_answered_by_its_boss_alone(store: RunStore) -> None:
     talk = stage(store, "a", peer("team", steps=HIERARCHY))
     talk.turn("a#1", ask("team"))
