@@ -33,7 +33,7 @@ ConversationOutcome = Literal[
 MailKind = Literal[
     "open", "tell", "ask", "reply", "propose", "accept", "reject", "vote", "conclude", "invite", "returned"
 ]
-NoReplyWhy = Literal["deadline", "declined", "failed", "cycle", "absent", "full", "hops", "volleys", "left"]
+NoReplyWhy = Literal["deadline", "enough", "declined", "failed", "cycle", "absent", "full", "hops", "volleys", "left"]
 
 TURN: Final = "waits for its turn"
 """How `why` begins of a step that goes on when its turn comes, whatever its timer says."""

@@ -130,7 +130,7 @@ class Talk:
         to: Sequence[str] = (),
         body: object = None,
         *,
-        wide: bool = False,
+        wide: Sequence[str] = (),
         re: int | None = None,
         proposals: Sequence[int] | None = None,
         confidence: float | None = None,
@@ -149,7 +149,7 @@ class Talk:
             raise InvalidInput(msg)
         if self._count <= self._before:
             return
-        facts: dict[str, Any] = {"kind": kind, "to": list(to), "wide": wide}
+        facts: dict[str, Any] = {"kind": kind, "to": list(to), **({"wide": list(wide)} if wide else {})}
         if body is not None:
             facts["type"] = type(body).__name__
         if confidence is not None:
@@ -160,30 +160,29 @@ class Talk:
             facts["within_ms"] = max(1, round(within * 1000))
         self._outbox.said.append((facts, b"" if body is None else written(body)))
 
-    def reached(self, to: str | Sequence[str], body: object) -> tuple[list[str], bool]:
+    def reached(self, to: str | Sequence[str], body: object) -> tuple[list[str], list[str]]:
         """
-        Return who is meant, and whether only those of them who are there.
+        Return who is meant, and those among them who are only if they are there: they were not named.
 
         Raises:
             InvalidInput: there is no such member or topic, or one cannot be told this.
         """
         kind = type(_model(body))
-        names: list[str] = []
-        wide = False
+        named: list[str] = []
+        grouped: list[str] = []
         for each in [to] if isinstance(to, str) else to:
             name: object = each
             if not isinstance(name, str) or not name:
                 msg = f"a message goes to a member, '#topic', '*' for all others, or several of these, not {each!r:.80}"
                 raise InvalidInput(msg)
             if each == "*" or each.startswith("#"):
-                wide = True
                 group = self._flow.names() if each == "*" else self._flow.listeners(each)
-                fit = [name for name in group if name != self.member and self._flow.takes(name, kind)]
-                names += fit
+                grouped += [name for name in group if name != self.member and self._flow.takes(name, kind)]
             else:
                 self._known(each, kind)
-                names.append(each)
-        return list(dict.fromkeys(names)), wide
+                named.append(each)
+        wide = [name for name in dict.fromkeys(grouped) if name not in named]
+        return [*dict.fromkeys(named), *wide], wide
 
     def _known(self, member: str, kind: type[BaseModel]) -> None:
         if member not in self._flow.names():
@@ -258,8 +257,8 @@ class Talk:
     def _answer(self, member: str, facts: Mapping[str, Any]) -> Answer:
         if "body" in facts:
             return Answer(body=self._flow.load_reply(member, str(facts.get("y", "")), facts["body"]))
-        # It was not awaited any more, once enough had replied.
-        return Answer(why=facts.get("why", "deadline"), reason=facts.get("reason", ""))
+        # Without a reason it was not awaited any more: so many as were needed had replied.
+        return Answer(why=facts.get("why", "enough"), reason=facts.get("reason", ""))
 
     # Reading
 

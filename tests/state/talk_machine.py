@@ -232,19 +232,22 @@ class Conversing(RuleBasedStateMachine):
     def _said(self, speech: Speech, by: str) -> Said:
         names = list(self.reference.members)
         to = list(dict.fromkeys(names[place % len(names)] for place in speech.to))
-        facts: dict[str, object] = {"kind": speech.kind, "to": to, "wide": speech.wide}
+        # Of those it goes to, all but the first one drawn are meant only if they are there.
+        facts: dict[str, object] = {"kind": speech.kind, "to": to, "wide": to[1:] if speech.wide else []}
         proposals = [self._proposal(place) for place in speech.about]
         if speech.kind in {"tell", "propose", "ask"} and speech.wide:
-            facts["to"] = [name for name in names if name != by]
+            others = [name for name in names if name != by]
+            facts |= {"to": [*to[:1], *(name for name in others if name not in to[:1])]}
+            facts["wide"] = [name for name in others if name not in to[:1] or speech.kind != "tell"]
         elif speech.kind == "invite":
-            facts |= {"to": to[:1], "wide": False}
+            facts |= {"to": to[:1], "wide": []}
         elif speech.kind in {"accept", "reject"}:
             about = proposals[0] if proposals else self._proposal(0)
             author = self.reference.messages[about - 1].sender if about <= len(self.reference.messages) else ""
             told = [author] if author in names and speech.wide else []
-            facts |= {"re": about, "to": told, "wide": False}
+            facts |= {"re": about, "to": told, "wide": []}
         elif speech.kind in {"vote", "leave", "conclude"}:
-            facts |= {"to": [], "wide": False}
+            facts |= {"to": [], "wide": []}
         if speech.kind == "vote":
             facts["proposals"] = list(dict.fromkeys(proposals))
         if speech.kind == "ask":

@@ -179,7 +179,7 @@ class Reference:
         following = self.waits(self.members[name])
         return name not in seen and any(self._circle(each, goal, seen | {name}) for each in following)
 
-    def say(self, sender: str, said: Said, about: int) -> None:  # noqa: C901, PLR0912  the documentation's cases
+    def say(self, sender: str, said: Said, about: int) -> None:  # noqa: C901  the documentation's cases
         """Say something, following from a message; 0: from none."""
         facts, _ = said
         kind, member = str(facts["kind"]), self.members.get(sender)
@@ -193,9 +193,9 @@ class Reference:
         if any(each not in self.proposals for each in named):
             self._returned(self._sent(message), NOBODY, "proposal")
             return
-        if facts["wide"]:
-            message.to = [name for name in to if self.members[name].present]
-        if letter and len(to) == 1 and to[0] == letter.sender:
+        wide: list[str] = list(facts["wide"])  # type: ignore[call-overload]  # they are names
+        message.to = [name for name in to if name not in wide or self.members[name].present]
+        if letter and len(to) == 1 and to[0] == letter.sender != sender:
             message.volley = letter.volley + 1
         number = self._sent(message)
         if member is not None:

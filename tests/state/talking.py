@@ -88,7 +88,7 @@ def ready(store: RunStore, run: str) -> list[str]:
 
 def _said(kind: str, to: str | list[str] | None, body: bytes, **more: object) -> Said:
     names = [to] if isinstance(to, str) else to or []
-    facts: dict[str, object] = {"kind": kind, "to": names, "wide": False, **more}
+    facts: dict[str, object] = {"kind": kind, "to": names, **more}
     return ({**facts, "type": "Word"} if body else facts), body
 
 

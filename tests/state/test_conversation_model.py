@@ -66,7 +66,7 @@ def test_whatever_is_said_in_a_conversation_it_is_as_its_documentation_says(
         ("speak", "  next_turn(T, name)", ""),
         ("speak", "h = mail and mail.hops + 1 or 0", "h = mail and mail.hops or 0"),
         ("speak", "then env.v = mail.volley + 1 end", "then env.v = mail.volley end"),
-        ("speak", "if p and p.present then to[#to + 1] = name end", "to[#to + 1] = name"),
+        ("speak", "if not wide[name] or p and p.present then to[#to + 1] = name end", "to[#to + 1] = name"),
         # questions
         ("speak", "      answer(T, mail.id, name, {m = id", "      answer(T, 0, name, {m = id"),
         ("speak", "asked.left = result, asked.left - 1", "asked.left = result, asked.left"),

@@ -64,7 +64,7 @@ def stage(store: RunStore, *members: Any, **more: Any) -> Stage:  # noqa: ANN401
 
 
 def outside(body: bytes) -> dict[str, Any]:
-    return {"by": "bob", "said": '{"kind":"tell","to":["b"],"wide":false}', "body": body, "dispatch_ms": 1000}
+    return {"by": "bob", "said": '{"kind":"tell","to":["b"]}', "body": body, "dispatch_ms": 1000}
 
 
 def nothing_is_left(talk: Stage) -> None:
@@ -213,7 +213,7 @@ def test_outside_nobody_is_heard_before_it_opens_or_after_its_end(store: RunStor
 @pytest.mark.parametrize("wide", [True, False])
 def test_to_all_or_a_topic_goes_to_who_is_there_and_to_one_who_was_named_returns(store: RunStore, wide: bool) -> None:  # noqa: FBT001
     talk = stage(store, "a", "b", peer("c", present=False))
-    talk.turn("a#1", tell(["b", "c"], wide=wide))
+    talk.turn("a#1", tell(["b", "c"], wide=["b", "c"] if wide else []))
     assert talk.ready == (["b#1"] if wide else ["b#1", "a#2"])
     if not wide:
         assert talk.told("MessageReturned") == [{"talk": TALK, "id": 2, "to": "c", "why": "absent"}]
@@ -222,6 +222,19 @@ def test_to_all_or_a_topic_goes_to_who_is_there_and_to_one_who_was_named_returns
         assert begun.step.mail is not None
         assert (begun.step.mail.kind, begun.step.mail.sender, begun.step.mail.re) == ("returned", "", 2)
     assert talk.now().peers["c"].mail == ()
+
+
+def test_who_is_named_beside_a_topic_is_told_or_it_returns(store: RunStore) -> None:
+    talk = stage(store, "a", peer("b", present=False), peer("c", present=False))
+    talk.turn("a#1", tell(["b", "c"], wide=["c"]))
+    assert [each["to"] for each in talk.told("MessageReturned")] == ["b"]
+
+
+def test_a_member_may_go_on_by_telling_itself_as_long_as_it_has_turns(store: RunStore) -> None:
+    talk = stage(store, "a", max_volleys=2, max_turns=6)
+    for number in range(1, 7):
+        talk.turn(f"a#{number}", tell("a"))
+    assert (talk.result["outcome"], talk.told("PingPongFound")) == ("limit", [])
 
 
 def test_what_returns_comes_behind_what_was_sent_before_it(store: RunStore) -> None:
@@ -233,7 +246,7 @@ def test_what_returns_comes_behind_what_was_sent_before_it(store: RunStore) -> N
 
 def test_to_nobody_is_no_mail(store: RunStore) -> None:
     talk = stage(store, "a", peer("c", present=False))
-    talk.turn("a#1", tell(["c"], wide=True), tell([]))
+    talk.turn("a#1", tell(["c"], wide=["c"]), tell([]))
     assert talk.result["messages"] == 3
 
 
@@ -491,7 +504,7 @@ def test_who_is_asked_after_enough_have_replied_is_not_awaited_any_more(store: R
 
 def test_to_ask_nobody_is_answered_at_once(store: RunStore) -> None:
     talk = stage(store, "a", peer("b", present=False))
-    change = talk.turn("a#1", ask(["b"], wide=True))
+    change = talk.turn("a#1", ask(["b"], wide=["b"]))
     assert change.ready == (("a#1", "a"),)
     assert talk.talks.answers(talk.run, TALK, 2) == {}
     talk.turn("a#1")
@@ -709,7 +722,7 @@ def test_it_ends_by_its_timer(store: RunStore, until: End) -> None:
     talk.turn("a#1", tell("b"))
     begun = talk.begin("b#1")
     talk.ring_until("joined")
-    assert talk.speak(begun, tell("a")).what == "closed"
+    assert talk.speak(begun, tell("a")).what == "late"
     assert talk.now().outcome in {"deadline", "silence"}
     assert talk.result["messages"] == 2
     nothing_is_left(talk)
@@ -773,7 +786,7 @@ def test_a_limit_that_is_reached_at_its_opening_ends_it(store: RunStore) -> None
     talk = stage(store, "a", "b", opening=("a", "b"), max_turns=1)
     begun = talk.begin("a#1")
     assert talk.ring() == "joined"
-    assert talk.speak(begun).what == "closed"
+    assert talk.speak(begun).what == "late"
     assert talk.result["outcome"] == "limit"
     nothing_is_left(talk)
 

@@ -290,8 +290,8 @@ local function leave(T, name, why)
   end
 end
 
--- Something is said. `said`: kind, from, to, type, re, proposals, confidence, within_ms, need, wide: to all of these who are
--- there; `mail`: what it follows from, a letter, or nil; `value`: the body's name, or nil where there is none.
+-- Something is said. `said`: kind, from, to, type, re, proposals, confidence, within_ms, need, wide: those it is to
+-- only if they are there; `mail`: what it follows from, a letter, or nil; `value`: the body's name, or nil where there is none.
 local function say(T, said, value, mail, step)
   if said.kind == 'leave' then return leave(T, said.from, 'wish') end
   local env = {k = said.kind, f = said.from, t = said.to, y = said.type, b = value, r = said.re, p = step,
@@ -309,17 +309,15 @@ local function say(T, said, value, mail, step)
   if said.kind == 'propose' or said.kind == 'vote' or #about > 0 then take_stance(T, said, id) end
   if said.kind == 'conclude' then T.sums.verdicts[said.from] = id end
   if said.kind == 'ask' then env.u = NOW + said.within_ms end
-  if mail and #said.to == 1 and said.to[1] == mail.sender then env.v = mail.volley + 1 end
+  if mail and #said.to == 1 and said.to[1] == mail.sender and mail.sender ~= said.from then env.v = mail.volley + 1 end
   local to = {}
-  if said.wide then
-    for _, name in ipairs(said.to) do
-      local p = peer_of(T, name)
-      if p and p.present then to[#to + 1] = name end
-    end
-    env.t = to
-  else
-    to = said.to
+  local wide = {}
+  for _, name in ipairs(said.wide or {}) do wide[name] = true end
+  for _, name in ipairs(said.to) do
+    local p = wide[name] and peer_of(T, name)
+    if not wide[name] or p and p.present then to[#to + 1] = name end
   end
+  env.t = to
   add_message(T, env, facts)
   if said.kind == 'invite' then join_in(T, to[1], 'invited by ' .. said.from) end
   if said.kind == 'ask' then
