@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -39,6 +40,15 @@ class Spent:
     def since(self, before: Spent) -> Spent:
         """Return what was used between two looks."""
         return Spent(self.worker - before.worker, self.server - before.server, self.commands - before.commands)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """
+    Return the CPU time of a process, to the nanosecond; what /proc tells in ticks of 10 ms would hide a batch's guards.
+
+    Source: clock_getcpuclockid(3), whose ids Linux makes of a process's like this.
+    """
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 class Bench:
@@ -110,11 +120,11 @@ class Bench:
     def spent(self) -> Spent:
         """Look at what was used so far."""
         process = psutil.Process(self._pid)
-        times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+        pids = [each.pid for each in (process, *process.children(recursive=True))]
         client = self.server.client()
         cpu, stats = client.info("cpu"), client.info("stats")
         return Spent(
-            worker=sum(each.user + each.system for each in times),
+            worker=sum(map(_cpu_seconds, pids)),
             server=float(cpu["used_cpu_user"]) + float(cpu["used_cpu_sys"]),
             commands=int(stats["total_commands_processed"]),
         )
