@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -180,6 +181,12 @@ def test_a_cold_shutdown_cancels_agents_and_another_worker_does_their_steps(
         wait_until(lambda: "Warm shutdown" in worker.text() or "Hitting Ctrl+C" in worker.text(), LONG, "it has heard")
         assert worker.running
     worker.process.send_signal(signal.Signals[f"SIG{last}"])
+    if first:
+        # Celery says what a second signal does before it listens to one: it may have been taken for the first again.
+        with contextlib.suppress(pytest.fail.Exception):
+            wait_until(lambda: not worker.running, 3.0, "it has heard the second one")
+        if worker.running:
+            worker.process.send_signal(signal.Signals[f"SIG{last}"])
     # then it ends, and the agents' finally blocks have run
     assert ended(worker) in ({0, 1} if "INT" in how else {0})  # with Celery's other pools too
     for run in flying:
