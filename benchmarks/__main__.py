@@ -38,7 +38,7 @@ ROUNDS: Final = {
     "guards": 1,
     "provider": 1,
     "review": 1,
-    "boards": 3,
+    "boards": 5,
     "rota": 1,
     "talks": 1,
 }
@@ -56,7 +56,11 @@ def main() -> None:
         type=int,
         help=f"of pipelines, members, waiting tasks, runs, increments, messages; seconds to solve (default: {counts})",
     )
-    parser.add_argument("--rounds", type=int, help=f"of every side, the least disturbed one counts (default: {rounds})")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        help=f"of every side, the least disturbed one counts, of boards the middle one (default: {rounds})",
+    )
     parser.add_argument("--single", type=int, default=20, help="pipelines one after another, for the latency")
     parser.add_argument("--wait", type=float, default=1.0, help="seconds an agent waits where the lag is measured")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
