@@ -119,7 +119,15 @@ def test_the_scribe_gives_prose_and_says_who_wrote_it(folder: Path, scholar: typ
 
 
 @pytest.mark.parametrize(
-    ("status", "content"), [(500, ""), (200, "no JSON"), (200, '{"text": ""}'), (200, '{"claims": "none"}')]
+    ("status", "content"),
+    [
+        (500, ""),
+        (200, "no JSON"),
+        (200, '{"text": ""}'),
+        (200, '{"claims": "none"}'),
+        (200, '{"claims": [{"quotation": 1, "text": "..."}]}'),
+        (200, '{"text": "..."}'),
+    ],
 )
 def test_without_an_answer_of_the_model_they_extract_and_say_so(
     folder: Path, scholar: type[Scholar], status: int, content: str, caplog: pytest.LogCaptureFixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Final, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -44,11 +44,15 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
 
 
+Words = Annotated[str, Field(pattern=r"\w", max_length=MAX_TEXT)]
+"""A text that says something: small models are apt to give back the dots of the form that they were shown."""
+
+
 class Sentence(_Strict):
     """What a quotation contributes."""
 
     quotation: int
-    text: str = Field(min_length=1, max_length=MAX_TEXT)
+    text: Words
 
 
 class Sentences(_Strict):
@@ -67,7 +71,7 @@ class Judgement(_Strict):
 class Text(_Strict):
     """What the scribe's model is asked for."""
 
-    text: str = Field(min_length=1, max_length=MAX_TEXT)
+    text: Words
 
 
 Asked = TypeVar("Asked", bound=BaseModel)
