@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, Valid
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError
 
-from orchestrator.agent import NAME, Agent, agents, from_json, to_json
+from orchestrator.agent import NAME, Agent, from_json, to_json
 from orchestrator.board.conditions import DEEPEST, NAMED, TASK, Condition, depth, is_entry, matches, pattern_of
 from orchestrator.board.rules import DISPUTE, RULES, Arbiter, Merge, Reject, Rule
-from orchestrator.errors import InvalidFlow, InvalidInput, InvalidPolicy, UnknownAgent, definition_site
+from orchestrator.errors import InvalidFlow, InvalidInput, InvalidPolicy, definition_site
 from orchestrator.messages import MAX_STEPS, BoardOutcome, BoardRules, Otherwise, PlanStep, SourceRules
 from orchestrator.patterns.fits import misfit
-from orchestrator.patterns.flow import flows, register
+from orchestrator.patterns.flow import found, register
 from orchestrator.resilience.options import is_number
 
 if TYPE_CHECKING:
@@ -457,7 +457,7 @@ class Blackboard:
                 raise self._invalid(f"{what} asks for {name!r}, which is no entry; entries: {', '.join(self._types)}")
 
     def _source(self, source: Source, task: object) -> SourceRules:
-        runs = self._found(source.runs)
+        runs = found(source.runs, self.name, self.where)
         name = source.name or (runs.name.rpartition(".")[2] if isinstance(runs, Agent) else runs.name)
         named: object = name
         if not isinstance(named, str) or not NAME.fullmatch(named):
@@ -501,18 +501,6 @@ class Blackboard:
             return pattern_of(self.name, pattern)
         except InvalidPolicy as error:
             raise self._invalid(error.args[2]) from None
-
-    def _found(self, runs: Agent[Any, Any] | Flow | str) -> Agent[Any, Any] | Flow:
-        known: dict[str, Agent[Any, Any] | Flow] = {**flows(), **agents()}
-        found = known.get(runs) if isinstance(runs, str) else runs
-        if found is None and isinstance(runs, str):
-            raise UnknownAgent(self.name, self.where, runs, ", ".join(agents()))
-        if found is None or not (isinstance(found, Agent) or hasattr(found, "plan")):
-            raise self._invalid(f"{runs!r:.80} is neither an agent nor a flow; put @agent(...) on the function")
-        for other in found.fallback_agents if isinstance(found, Agent) else ():
-            if other not in agents():
-                raise UnknownAgent(self.name, self.where, other, ", ".join(agents()))
-        return found
 
     def _steps(self, name: str, runs: Agent[Any, Any] | Flow) -> tuple[PlanStep, ...]:
         if isinstance(runs, Agent):

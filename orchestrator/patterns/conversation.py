@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, Union, get_args, get_orig
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
-from orchestrator.agent import NAME, Agent, agents, from_json
+from orchestrator.agent import NAME, Agent, from_json
 from orchestrator.board.rules import HighestConfidence
 from orchestrator.conversation.ends import DEEPEST, MOST_TURNS, End, depth
 from orchestrator.conversation.mail import Dispute, Returned, Ruling, body_of, models_of
 from orchestrator.conversation.resolving import RESOLVES, Judge, PriorityOrder, RankedVote, Resolve, Vote
-from orchestrator.errors import InvalidFlow, InvalidInput, InvalidPolicy, UnknownAgent, definition_site
+from orchestrator.errors import InvalidFlow, InvalidInput, InvalidPolicy, definition_site
 from orchestrator.messages import (
     MAX_STEPS,
     ConversationOutcome,
@@ -27,7 +27,7 @@ from orchestrator.messages import (
     ResolveRules,
 )
 from orchestrator.patterns.fits import misfit
-from orchestrator.patterns.flow import flows, register
+from orchestrator.patterns.flow import found, register
 from orchestrator.resilience.options import is_number
 
 if TYPE_CHECKING:
@@ -341,20 +341,8 @@ class Conversation:
         if not isinstance(self.limits, ConversationLimits):
             raise self._invalid(f"limits takes ConversationLimits(...), not {self.limits!r:.80}")
 
-    def _found(self, runs: Agent[Any, Any] | Flow | str) -> Agent[Any, Any] | Flow:
-        known: dict[str, Agent[Any, Any] | Flow] = {**flows(), **agents()}
-        found = known.get(runs) if isinstance(runs, str) else runs
-        if found is None and isinstance(runs, str):
-            raise UnknownAgent(self.name, self.where, runs, ", ".join(agents()))
-        if found is None or not (isinstance(found, Agent) or hasattr(found, "plan")):
-            raise self._invalid(f"{runs!r:.80} is neither an agent nor a flow; put @agent(...) on the function")
-        for other in found.fallback_agents if isinstance(found, Agent) else ():
-            if other not in agents():
-                raise UnknownAgent(self.name, self.where, other, ", ".join(agents()))
-        return found
-
     def _peer(self, peer: Peer, task: type[BaseModel]) -> PeerRules:
-        runs = self._found(peer.runs)
+        runs = found(peer.runs, self.name, self.where)
         name = peer.name or (runs.name.rpartition(".")[2] if isinstance(runs, Agent) else runs.name)
         named: object = name
         if not isinstance(named, str) or not NAME.fullmatch(named) or named == JUDGE:
@@ -468,7 +456,7 @@ class Conversation:
         return ResolveRules(by="judge", steps=self._judge(resolve))
 
     def _judge(self, judge: Judge) -> tuple[PlanStep, ...]:
-        runs = self._found(judge.runs)
+        runs = found(judge.runs, self.name, self.where)
         takes = runs.input_type if isinstance(runs, Agent) else runs.agent_of(runs.plan()[0].name).input_type
         gives = runs.output_type if isinstance(runs, Agent) else runs.agent_of(runs.plan()[-1].name).output_type
         if takes is not Dispute or gives is not Ruling:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from orchestrator.agent import NAME
-from orchestrator.errors import DuplicateName, InvalidFlow
+from orchestrator.agent import NAME, Agent, agents
+from orchestrator.errors import DuplicateName, InvalidFlow, UnknownAgent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pydantic import TypeAdapter
 
-    from orchestrator.agent import Agent
     from orchestrator.messages import PlanStep
     from orchestrator.patterns.gate import Gate
 
@@ -100,6 +99,30 @@ def register(flow: Flow) -> None:
 def flows() -> dict[str, Flow]:
     """Return the registered flows by name."""
     return dict(sorted(_flows.items()))
+
+
+def found(runs: Agent[Any, Any] | Flow | str, name: str, where: str) -> Agent[Any, Any] | Flow:
+    """
+    Return what a source or a member runs, whose fallbacks there are.
+
+    Args:
+        runs: an agent, a flow, or the name of either.
+        name: of the flow that it is part of; `where` that is declared.
+
+    Raises:
+        InvalidFlow: it is neither.
+        UnknownAgent: there is none of this name, or none of a fallback's.
+    """
+    known: dict[str, Agent[Any, Any] | Flow] = {**flows(), **agents()}
+    one = known.get(runs) if isinstance(runs, str) else runs
+    if one is None and isinstance(runs, str):
+        raise UnknownAgent(name, where, runs, ", ".join(agents()))
+    if one is None or not (isinstance(one, Agent) or hasattr(one, "plan")):
+        raise InvalidFlow(name, where, f"{runs!r:.80} is neither an agent nor a flow; put @agent(...) on the function")
+    for other in one.fallback_agents if isinstance(one, Agent) else ():
+        if other not in agents():
+            raise UnknownAgent(name, where, other, ", ".join(agents()))
+    return one
 
 
 def planner_of(name: str, step: str) -> Flow | None:
