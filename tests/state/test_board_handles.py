@@ -170,6 +170,24 @@ def test_a_server_that_has_forgotten_its_scripts_is_told_them_again(run: Run, cl
     assert board.get("count").value == 2
 
 
+def test_a_server_that_restarts_again_and_again_knows_each_script_that_it_is_sent(
+    run: Run, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = run.board(by="ann")
+    connection = client.store.client
+    execute: Callable[..., Any] = connection.execute_command
+
+    def forgetting(*args: Any, **options: Any) -> Any:  # noqa: ANN401  redis-py's
+        if args[0] == "EVALSHA":
+            execute("SCRIPT FLUSH")  # as if it had restarted since the call before, whatever that was
+        return execute(*args, **options)
+
+    monkeypatch.setattr(connection, "execute_command", forgetting)
+    board.add("count")
+    board.add("count")
+    assert board.get("count").value == 2
+
+
 # Locks
 
 

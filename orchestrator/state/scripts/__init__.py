@@ -108,21 +108,25 @@ class Scripts:
     """
     The scripts of one Redis client. Durations are integer milliseconds here; replies are as the headers say.
 
-    redis-py loads a script when the server does not know it, so a restarted server needs no care.
+    A script that the server does not know is sent whole, so a restarted server needs no care.
     """
 
     def __init__(self, client: Redis) -> None:
         def register(name: str) -> _Script:
-            script = client.register_script(source(name))
+            text = source(name)
+            script = client.register_script(text)
 
             def call(
                 keys: Sequence[str], args: Sequence[str | bytes | float], client: Redis | Pipeline | None = None
             ) -> object:
-                if client is None:
-                    # As redis-py does it, which looks up at each call what is known here.
-                    with contextlib.suppress(NoScriptError):
-                        return own.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
-                return script(keys, args, client)
+                if client is not None:
+                    return script(keys, args, client)
+                # As redis-py does it, which looks up at each call what is known here.
+                with contextlib.suppress(NoScriptError):
+                    return own.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
+                # The server takes it as known from now on. To load it first would be a second call, and a server that
+                # restarts between the two knows it no more.
+                return own.execute_command("EVAL", text, len(keys), *keys, *args)
 
             return call
 
