@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from functools import cached_property, partial
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, Final, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, get_args
 
 from kombu.exceptions import OperationalError
 from pydantic import TypeAdapter, ValidationError
@@ -53,7 +53,7 @@ from orchestrator.state.runs import RunStore, Submission
 from orchestrator.state.text import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from celery import Celery
     from pydantic import JsonValue
@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from orchestrator.state.runs import Change, Submitted
 
 logger = logging.getLogger(__name__)
+
+Declared = TypeVar("Declared")
 
 MAX_TAGS: Final = 32
 MAX_TEXT: Final = 256
@@ -285,19 +287,26 @@ class Run:
         check_text("by, who writes,", by)
         state = self.state()
         named = [each.name for each in state.steps if each.rules is not None]
-        if step is None and len(named) != 1:
-            msg = f"run {self.id} has {f'blackboards {_listed(named)}: name one' if named else 'no blackboard'}"
-            raise InvalidInput(msg)
-        name = step or named[0]
-        found = self._client.blackboard(state.flow, name) if name in named else None
-        if found is None:
-            msg = f"run {self.id} has no blackboard {name!r}; it has: {_listed(named) or 'none'}"
-            raise InvalidInput(msg)
+        name, found = self._one_of("blackboard", named, step, partial(self._client.blackboard, state.flow))
         author = Author(name=by, writer=f"{by} {token_hex(8)}")
         carry_on = partial(self._client.carry_on, self.id)
         return Board(
             found, RedisPost(self._client.boards, self._client.locks, self.id, name, author, carry_on=carry_on)
         )
+
+    def _one_of(
+        self, what: str, named: list[str], step: str | None, find: Callable[[str], Declared | None]
+    ) -> tuple[str, Declared]:
+        """Return the step that is meant of those of a kind, and how it is declared; InvalidInput: there is none."""
+        if step is None and len(named) != 1:
+            msg = f"run {self.id} has {f'{what}s {_listed(named)}: name one' if named else f'no {what}'}"
+            raise InvalidInput(msg)
+        name = step or named[0]
+        found = find(name) if name in named else None
+        if found is None:
+            msg = f"run {self.id} has no {what} {name!r}; it has: {_listed(named) or 'none'}"
+            raise InvalidInput(msg)
+        return name, found
 
     def board_at(self, step: str | None = None, *, event: int | None = None) -> BoardState:
         """
@@ -367,14 +376,7 @@ class Run:
         check_text("by, who says it,", by)
         state = self.state()
         named = [each.name for each in state.steps if each.converses is not None]
-        if step is None and len(named) != 1:
-            msg = f"run {self.id} has {f'conversations {_listed(named)}: name one' if named else 'no conversation'}"
-            raise InvalidInput(msg)
-        name = step or named[0]
-        found = self._client.conversation(state.flow, name) if name in named else None
-        if found is None:
-            msg = f"run {self.id} has no conversation {name!r}; it has: {_listed(named) or 'none'}"
-            raise InvalidInput(msg)
+        name, found = self._one_of("conversation", named, step, partial(self._client.conversation, state.flow))
         number, change = say(found, self._client.conversations, self.id, name, to, body, by=by)
         self._client.carry_on(self.id, change)
         return number

@@ -15,8 +15,6 @@ from orchestrator.cli.plain import visible
 from orchestrator.conversation.transcript import spoken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from rich.console import Console
 
     from orchestrator.conversation.transcript import Line
@@ -109,8 +107,3 @@ MARKUP: Final = frozenset("\\`*_{}[]<>#|")
 
 def _escaped(text: str) -> str:
     return "".join(f"\\{each}" if each in MARKUP else each for each in text)
-
-
-def markdown_of(found: Iterable[Line]) -> str:
-    """Return a whole transcript as Markdown."""
-    return "\n".join(map(as_markdown, found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from orchestrator.messages import ConversationState, PeerState
 from orchestrator.state import keys
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 Line = tuple[int, "Mapping[str, Any]", "bytes | None"]
 """A message: its number; its facts, as _talk.lua names them; its body, JSON."""
-CHUNK: Final = 200
 
 
 class Conversations:

@@ -568,7 +568,7 @@ local function told_list(list)
 end
 
 -- What a conversation gives, as JSON, and the facts of its end.
-local function result_of(T, outcome, why, id, by, how, tie, votes, note)
+local function result_of(T, outcome, why, id, how, tie, votes, note)
   local dissent, abstained, counts = {}, {}, {}
   for _, name in ipairs(T.rules.names) do
     local p, own = peer_of(T, name), rules_of(T, name)
@@ -620,7 +620,7 @@ end
 -- It is decided, or it cannot be. Returns what `fail_step` does.
 local function finish_talk(T, outcome, why, late, id, how, tie, votes, note)
   local retention_ms = tonumber(redis.call('HGET', RUN, 'retention_ms'))
-  local text, facts = result_of(T, outcome, why, id, nil, how, tie, votes, note)
+  local text, facts = result_of(T, outcome, why, id, how, tie, votes, note)
   shut(T, 'ended')
   redis.call('HDEL', T.key, '#end')
   redis.call('HSET', T.key, '#outcome', outcome, '#why', why)
