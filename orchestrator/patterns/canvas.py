@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
 from celery import chain, chord
 
 from orchestrator.broker import message_priority
+from orchestrator.messages import Priority
 from orchestrator.state.reading import IN_A_ROW
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 WINDOW: Final = IN_A_ROW
 """Links in one chain: every link's message carries the rest, so a long pipeline's chain is compiled piece by piece."""
+
+HEADER: Final = "foreseen"
+"""Of a message: see `Foreseen`."""
 
 NUMBER: Final = re.compile(r"#[0-9]+")
 """Of a member; left out of the name that Flower and its metrics show, of which there must be few."""
@@ -75,10 +79,39 @@ def compile_canvas(app: Celery, state: RunState) -> list[Signature]:
 
 def _link(app: Celery, state: RunState, step: StepState) -> Signature:
     number = message_priority(app.conf.broker_url, state.priority, state.tenant)
-    return link(app, state.id, step.name, step.agent, flow=state.flow, priority=number)
+    # What a budget is asked for, and what undoes another, is known only when it begins.
+    simple = not (state.budgets or step.undoes or step.joins)
+    foreseen = Foreseen(state.tenant, state.priority, step.begins + 1) if simple else None
+    return link(app, state.id, step.name, step.agent, flow=state.flow, priority=number, foreseen=foreseen)
 
 
-def link(app: Celery, run_id: str, step: str, agent: str, *, flow: str, priority: int) -> Signature:
+class Foreseen(NamedTuple):
+    """
+    What a message tells of the attempt that it will lead to, so that its guards can be asked along with its begin.
+
+    It may turn out to be another: then they are asked again, and what is here counts for nothing.
+
+    Attributes:
+        begin: the number that its fence begins with.
+    """
+
+    tenant: str
+    priority: Priority
+    begin: int
+
+    @classmethod
+    def of(cls, header: object) -> Foreseen | None:
+        """Read it from a message's header; None where it is none that can be read."""
+        if not isinstance(header, list) or len(header) != len(cls._fields):
+            return None
+        tenant, priority, begin = header
+        fits = isinstance(tenant, str) and priority in get_args(Priority) and isinstance(begin, int)
+        return cls(tenant, priority, begin) if fits else None
+
+
+def link(
+    app: Celery, run_id: str, step: str, agent: str, *, flow: str, priority: int, foreseen: Foreseen | None
+) -> Signature:
     """Return a step's message; its priority as the broker takes it."""
     return app.signature(
         agent,
@@ -89,6 +122,7 @@ def link(app: Celery, run_id: str, step: str, agent: str, *, flow: str, priority
         shadow=f"{flow}/{NUMBER.sub('', step)}",
         ignore_result=True,
         root_id=run_id,
+        **({} if foreseen is None else {"headers": {HEADER: foreseen}}),
     )
 
 

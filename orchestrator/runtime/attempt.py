@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from orchestrator.agent import Account, agents
 from orchestrator.broker import message_priority
 from orchestrator.conversation.handle import Outbox
-from orchestrator.patterns.canvas import link, publish, publish_members
+from orchestrator.patterns.canvas import Foreseen, link, publish, publish_members
 from orchestrator.runtime.bridge import outside_loop
 from orchestrator.runtime.outcomes import DEGRADED, StepAgain, StepClosed, StepSuperseded
 from orchestrator.state.text import shorten
@@ -136,7 +136,11 @@ class Attempt:
             # Members of the same fan-out that had to wait for this one to end.
             flow, priority = begun.flow, message_priority(app.conf.broker_url, begun.priority, begun.tenant)
             agents_of = dict(change.ready)
-            header = [link(app, begun.run_id, step, agents_of[step], flow=flow, priority=priority) for step in ready]
+            foreseen = None if begun.budgets else Foreseen(begun.tenant, begun.priority, 1)
+            header = [
+                link(app, begun.run_id, step, agents_of[step], flow=flow, priority=priority, foreseen=foreseen)
+                for step in ready
+            ]
             outside_loop(publish_members, app, header, request.chord, request.group)
         else:
             left = self.process.store.left(begun.run_id, ready)

@@ -20,6 +20,7 @@ from orchestrator.runtime.bridge import current, outside_loop
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Sequence
 
     from greenlet import greenlet
 
@@ -48,18 +49,18 @@ class BatchingRedis(redis.Redis):
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401  redis-py's
         super().__init__(*args, **options)
         self._kept = _Kept()
-        self._alongside: WeakKeyDictionary[greenlet, Along] = WeakKeyDictionary()
+        self._alongside: WeakKeyDictionary[greenlet, list[Along]] = WeakKeyDictionary()
 
     def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401  redis-py's
         """Execute a command and return its reply."""
-        along = self._alongside.pop(getcurrent(), None) if self._alongside else None
+        alongside = self._alongside.pop(getcurrent(), ()) if self._alongside else ()
         running = current()
         if running is None:
-            return self._call(args, options, along)
+            return self._call(args, options, alongside)
         batchers = running.host.batchers
         batcher = batchers.get(id(self)) or batchers.setdefault(id(self), _Batcher(self, running.host))
         future = batcher.call(args, options)
-        if along is not None:
+        for along in alongside:
             along.future = batcher.call(along.command, {})
         try:
             return running.wait(future)
@@ -72,28 +73,33 @@ class BatchingRedis(redis.Redis):
 
         It is sent once. Who gets no reply does not know whether it was executed.
         """
-        along = self._alongside[getcurrent()] = Along(self, command)
+        along = Along(self, command)
+        self._alongside.setdefault(getcurrent(), []).append(along)
         return along
 
     def withdraw(self, along: Along) -> None:
         """Do not send it any more."""
-        if self._alongside.get(getcurrent()) is along:
-            del self._alongside[getcurrent()]
+        alongside = self._alongside.get(getcurrent(), [])
+        if along in alongside:
+            alongside.remove(along)
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:  # noqa: FBT001, FBT002  redis-py's
         """Return a pipeline; the thread of the loop does not wait for it either."""
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
-    def _call(self, args: tuple[Any, ...], options: dict[str, Any], along: Along | None) -> Any:  # noqa: ANN401
+    def _call(self, args: tuple[Any, ...], options: dict[str, Any], alongside: Sequence[Along]) -> Any:  # noqa: ANN401
         kept = self._kept
         # Whoever comes in between, a signal's handler say, takes another: a reply is read by who has asked for it.
         lent, kept.lent = kept.lent, None
         if lent is None or lent.connection.pid != os.getpid():
             lent = _Lent(self.connection_pool)
         try:
-            if along is None:
+            if not alongside:
                 return lent.call(self, args, options)
-            reply, along.reply = lent.call_all(self, [(args, options), (along.command, {})])
+            calls = [(args, options), *((along.command, dict[str, Any]()) for along in alongside)]
+            reply, *others = lent.call_all(self, calls)
+            for along, other in zip(alongside, others, strict=True):
+                along.reply = other
         except AWAY as error:
             if not lent.tries_again(error):
                 raise

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from kombu.exceptions import OperationalError
@@ -12,11 +11,12 @@ from redis.exceptions import RedisError
 
 from orchestrator.errors import InvalidPolicy, RetryLater, text_of
 from orchestrator.messages import TURN
-from orchestrator.resilience.budget import LADDER, Spend
+from orchestrator.resilience.budget import LADDER
 from orchestrator.resilience.fallback import Cached
 from orchestrator.resilience.retry import is_transient, retry_after, status_of
 from orchestrator.runtime.attempt import AttemptFailed, Judged
 from orchestrator.runtime.failing import fail, fall_back
+from orchestrator.runtime.foresight import expected
 from orchestrator.runtime.outcomes import StepAgain
 from orchestrator.runtime.waking import wake
 from orchestrator.state import keys
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     from orchestrator.agent import Agent
     from orchestrator.runtime.attempt import Attempt
+    from orchestrator.runtime.foresight import Foresight
     from orchestrator.runtime.process import WorkerProcess
-    from orchestrator.state.guards import Guard, Need, Outcome, Settlement
+    from orchestrator.state.guards import Admitted, Guard, Need, Outcome, Settlement
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,6 @@ PARTS: Final = 3
 HOLD_GRACE: Final = 10.0
 """Seconds beyond each of them, after which what it holds is kept no longer."""
 TOO_MANY: Final = 429
-LEAST: Final = Spend(tokens=1, cost=0.000001)
-"""What an agent that says nothing is expected to use: enough to find a budget that is used up."""
 
 REASONS: Final = {
     "breaker": "the circuit breaker {name!r} is open",
@@ -62,12 +61,15 @@ class Guarding:
         attempt: the execution.
         value: its input.
         paused: seconds that are left of a pause which a service of the agent has asked for.
+        foresight: what the guards were asked along with its begin.
 
     Raises:
         AttemptFailed: the agent's estimate raised.
     """
 
-    def __init__(self, attempt: Attempt, value: object, *, paused: float = 0.0) -> None:
+    def __init__(
+        self, attempt: Attempt, value: object, *, paused: float = 0.0, foresight: Foresight | None = None
+    ) -> None:
         self._attempt = attempt
         agent, begun = attempt.agent, attempt.begun
         self._fallback_left = len(attempt.primary.fallback) > begun.step.rung
@@ -88,22 +90,20 @@ class Guarding:
         self._started = time.monotonic()
         self._settlement: Settlement | None = None
         self._paused = paused
+        self._foresight = foresight
 
     def _estimate(self, value: object) -> Need:
         try:
-            found = self._attempt.agent.expects(value)
+            return expected(self._attempt.agent, value)
         except Exception as error:
             if isinstance(error, InvalidPolicy):
                 # The line that the error names is not the user's: the amount was given back, not written there.
                 raise AttemptFailed(f"its estimate does not fit: {error.args[2]}", final=True) from error
             raise AttemptFailed(f"its estimate raised {text_of(error)}", final=True) from error
-        if found is None:
-            return LEAST
-        return _at_least(found)
 
     def admit(self) -> str | None:
         """
-        Ask all guards, in one round trip.
+        Ask all guards, in one round trip; in none where they were asked along with the begin.
 
         Returns:
             None: go on. A few words for Flower: a fallback's value took the output's place.
@@ -118,12 +118,20 @@ class Guarding:
             self._wait(reason, self._paused + _jitter(self._attempt))
         if not self._asked:
             return None
+        answer = self._foresight.answer(self._attempt.begun, self._guards) if self._foresight else None
+        answer = answer or self._ask()
+        if not isinstance(answer, Refused):
+            self._started = time.monotonic()
+            return None
+        return self._held_back(answer)
+
+    def _ask(self) -> Admitted | Refused:
         attempt, begun = self._attempt, self._attempt.begun
         guards = attempt.process.guards
         for budget in begun.budgets if self._budgets else ():
             # The run's state is the truth: whoever comes first sets what is in it, and the others change nothing.
             guards.set_budget(f"run:{budget.run}", budget.tokens, budget.cost, ttl_ms=begun.ttl_ms)
-        refused = guards.admit(
+        return guards.admit(
             attempt.agent.name,
             self._member,
             self._guards,
@@ -135,10 +143,6 @@ class Guarding:
             budgets=self._budgets,
             fence=begun.fence,
         )
-        if not isinstance(refused, Refused):
-            self._started = time.monotonic()
-            return None
-        return self._held_back(refused)
 
     def _held_back(self, refused: Refused) -> str | None:
         attempt = self._attempt
@@ -298,12 +302,6 @@ def _heeds_pauses(agent: Agent[Any, Any]) -> bool:
 def _jitter(attempt: Attempt) -> float:
     retry = attempt.agent.retry
     return 0.0 if retry is None else retry.delay(attempt.begun.step.attempt)
-
-
-@lru_cache(maxsize=256)
-def _at_least(found: Spend) -> Spend:
-    """Who tells the tokens alone is not meant to have a budget of money for nothing, and the other way round."""
-    return Spend(tokens=found.tokens or LEAST.tokens, cost=found.cost or LEAST.cost) if found else found
 
 
 def _money(cost: float) -> str:

@@ -32,6 +32,7 @@ from orchestrator.runtime.bridge import Killed, outside_loop_for_long, run_corou
 from orchestrator.runtime.conversing import model_name, talk_for, told
 from orchestrator.runtime.delegating import acceptance, delegation, gathered
 from orchestrator.runtime.failing import follow
+from orchestrator.runtime.foresight import Foresight
 from orchestrator.runtime.guarding import Guarding, ask_for_pause
 from orchestrator.runtime.interruption import Interruptible
 from orchestrator.runtime.journal import StepJournal
@@ -77,13 +78,19 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
             and it is executed again.
     """
     task.request.joins = False
+    nonce = process.nonce()
     paused = ask_for_pause(process, agent)
-    begun = process.store.begin(run_id, step, agent=agent.name, nonce=process.nonce(), worker=process.name)
-    if isinstance(begun, Refused):
-        raise refusal(begun.why)
-    until = time.monotonic() + begun.remaining
-    begun = woken(told(begun))
-    attempt = Attempt(task=task, agent=agent, process=process, begun=begun, until=until)
+    with Foresight(task, process, agent, run_id, step, nonce) as foresight:
+        begun = process.store.begin(run_id, step, agent=agent.name, nonce=nonce, worker=process.name)
+        if isinstance(begun, Refused):
+            raise refusal(begun.why)
+        until = time.monotonic() + begun.remaining
+        attempt = Attempt(task=task, agent=agent, process=process, begun=woken(told(begun)), until=until)
+        return _execute(attempt, paused, foresight)
+
+
+def _execute(attempt: Attempt, paused: Callable[[], float], foresight: Foresight) -> str:
+    agent, process, begun = attempt.agent, attempt.process, attempt.begun
     try:
         if begun.step.joins:
             # What thousands have given takes its time.
@@ -91,7 +98,7 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
                 attempt, value = outside_loop_for_long(_gathered_input, attempt)
         else:
             value = _input(attempt)
-        guarding = Guarding(attempt, value, paused=paused())
+        guarding = Guarding(attempt, value, paused=paused(), foresight=foresight)
         held_back = guarding.admit()
         if held_back is not None:
             return held_back
@@ -109,7 +116,7 @@ def execute(task: Task, agent: Agent[Any, Any], process: WorkerProcess, run_id: 
         raise
     except Exception as error:
         # A step that cannot be executed here would be begun again until its attempts are used up, and say nothing.
-        logger.exception("run %s step %s: cannot be executed", run_id, step)
+        logger.exception("run %s step %s: cannot be executed", begun.run_id, begun.step.name)
         unknown = AttemptFailed(f"it cannot be executed: {text_of(error)}", final=True)
         unknown.__cause__ = error
         return follow(attempt, unknown)

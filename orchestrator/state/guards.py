@@ -186,47 +186,81 @@ class _Along(Protocol):
     def end(self) -> object | None: ...
 
 
-class Settlement:
+class _Passenger:
+    """A call that may go along with another in one round trip."""
+
+    def __init__(self, client: Redis, *command: str | bytes | float) -> None:
+        self._client, self._command = client, command
+        self._along: _Along | None = None
+
+    def go_along(self) -> None:
+        """Let it go with the next call of this thread or greenlet, if the client can do that."""
+        along: Callable[..., _Along] | None = getattr(self._client, "along", None)
+        if along is not None:
+            self._along = along(*self._command)
+
+    def _reply(self) -> object | None:
+        """Return its reply, once; None where there is none: it did not go, or nobody knows."""
+        along, self._along = self._along, None
+        return None if along is None else along.end()
+
+
+class Settlement(_Passenger):
     """What a call gives back, and how it went; not told yet."""
 
     def __init__(
         self, client: Redis, script: _Script, agent: str, keys: Sequence[str], args: Sequence[str | bytes | float]
     ) -> None:
-        self._client, self._script = client, script
-        self._agent, self._keys, self._args = agent, keys, args
-        self._along: _Along | None = None
-
-    def go_along(self) -> None:
-        """Let it be told with the next call of this thread or greenlet, if the client can do that."""
-        along: Callable[..., _Along] | None = getattr(self._client, "along", None)
-        if along is not None:
-            self._along = along("EVALSHA", self._script.sha, len(self._keys), *self._keys, *self._args)
+        super().__init__(client, "EVALSHA", script.sha, len(keys), *keys, *args)
+        self._script, self._agent, self._keys, self._args = script, agent, keys, args
 
     def tell(self) -> list[str]:
         """Tell it if that was not done; returns as `Guards.settle`."""
-        reply = None if self._along is None else self._along.end()
+        reply = self._reply()
         # Without a reply it may have been told all the same; a second time changes nothing.
         return _turns(self._agent, self._script(self._keys, self._args) if reply is None else reply)
 
 
-class Pause:
+class Ahead(_Passenger):
+    """
+    What an attempt asks of its guards before it is begun: see `Guards.ahead`.
+
+    Attributes:
+        took: after `answer`: whether something was taken for it, or it queues; also where nobody knows.
+    """
+
+    took = False
+
+    def answer(self) -> Admitted | Refused | None:
+        """Return the guards' answer, once; None: there is none, `admit` will give one."""
+        self.took = self._along is not None
+        reply = cast("list[bytes] | None", self._reply())
+        if reply is None:
+            return None
+        found = None if reply[0] == b"unsaid" else _answer(reply)
+        self.took = found.queued if isinstance(found, Refused) else found is not None
+        return found
+
+
+class Pause(_Passenger):
     """Whether an agent without rate limit and breaker is to make no calls for a time; not asked yet."""
 
     def __init__(self, client: Redis, agent: str) -> None:
-        self._client, self._key = client, keys.pause(agent)
-        self._along: _Along | None = None
-
-    def go_along(self) -> None:
-        """Let it be asked with the next call of this thread or greenlet, if the client can do that."""
-        along: Callable[..., _Along] | None = getattr(self._client, "along", None)
-        if along is not None:
-            self._along = along("PTTL", self._key)
+        self._key = keys.pause(agent)
+        super().__init__(client, "PTTL", self._key)
 
     def left(self) -> float:
         """Return the seconds that are left of it; 0.0: there is none. Asks if that was not done."""
-        reply = None if self._along is None else self._along.end()
+        reply = self._reply()
         left_ms = cast("int", self._client.pttl(self._key) if reply is None else reply)
         return max(0, left_ms) / 1000
+
+
+def _answer(reply: Sequence[bytes]) -> Admitted | Refused:
+    if reply[0] == b"admitted":
+        return Admitted(int(reply[1]), probe=int(reply[2]) == 1, waited=int(reply[3]) / 1000)
+    _, kind, name, retry_ms, queued = reply
+    return Refused(cast("RefusedKind", kind.decode()), name.decode(), int(retry_ms), queued=int(queued) == 1)
 
 
 def _micro(cost: float) -> int:
@@ -319,6 +353,7 @@ class Guards:
         self._keep = register("keep")
         self._grant = register("grant")
         self._forget = register("forget")
+        self._withdraw = register("withdraw")
         self._waiting = register("waiting")
         self._pause = register("pause")
         self._breakers = register("breakers")
@@ -360,26 +395,56 @@ class Guards:
             msg = "a breaker or a concurrency limit takes what must be settled: give hold_ms"
             raise ValueError(msg)
         asked = self._asked(agent, guards)
-        args: list[str | bytes | float] = [
-            self._now(),
-            f"{agent}/{member}",
-            asked.spec,
-            hold_ms,
-            "1" if wait else "",
-            tenant,
-            CLASSES[priority],
-            min(need.tokens, MOST),
-            min(_micro(need.cost), MOST),
-            fence,
-            known_ms,
-        ]
+        args = (self._now(), f"{agent}/{member}", asked.spec, hold_ms, "1" if wait else "")
+        needs = self._needs(tenant, priority, need, fence, known_ms, "", budgets)
+        return _answer(cast("list[bytes]", self._call(self._admit, asked.keys, [*args, *needs])))
+
+    def ahead(
+        self,
+        agent: str,
+        member: str,
+        guards: Sequence[Guard],
+        *,
+        tenant: str,
+        priority: Priority,
+        need: Need,
+        hold_ms: int,
+        budgets: Sequence[str],
+        fence: str,
+    ) -> Ahead:
+        """
+        Return what `admit` asks, with `wait`, for an attempt that is not begun yet: it can go along with its begin.
+
+        Where that does not come about, or turns out to be another, `withdraw` it. Of a member that has or waits for
+        something nothing is changed.
+        """
+        asked = self._asked(agent, guards)
+        args = (self._now(), f"{agent}/{member}", asked.spec, hold_ms, "1")
+        needs = self._needs(tenant, priority, need, fence, 0, "1", budgets)
+        return Ahead(self.client, "EVALSHA", self._admit.sha, len(asked.keys), *asked.keys, *args, *needs)
+
+    @staticmethod
+    def _needs(
+        tenant: str, priority: Priority, need: Need, fence: str, known_ms: int, ahead: str, budgets: Sequence[str]
+    ) -> list[str | bytes | float]:
+        needs: list[str | bytes | float] = [tenant, CLASSES[priority]]
+        needs += min(need.tokens, MOST), min(_micro(need.cost), MOST), fence, known_ms, ahead
         for budget in budgets:
-            args += budget, keys.budget(budget)
-        reply = cast("list[bytes]", self._call(self._admit, asked.keys, args))
-        if reply[0] == b"admitted":
-            return Admitted(int(reply[1]), probe=int(reply[2]) == 1, waited=int(reply[3]) / 1000)
-        _, kind, name, retry_ms, queued = reply
-        return Refused(cast("RefusedKind", kind.decode()), name.decode(), int(retry_ms), queued=int(queued) == 1)
+            needs += budget, keys.budget(budget)
+        return needs
+
+    def withdraw(self, agent: str, member: str, fence: str) -> list[str]:
+        """
+        Take back what was asked ahead for an attempt that is not made: as if it had never asked.
+
+        Args:
+            fence: that it asked with; what another attempt has stays.
+
+        Returns:
+            Members that may go on by what was freed: wake them, as of `settle`.
+        """
+        args = [self._now(), f"{agent}/{member}", self._grant_ms, GRANTS_ON_SETTLE, QUEUES, fence]
+        return _turns(agent, self._withdraw(self._keys(agent), args))
 
     def settle(
         self,

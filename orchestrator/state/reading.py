@@ -266,12 +266,13 @@ class RunReader:
 def _left(run_id: str, reply: list[bytes]) -> RunState | None:
     if not reply:
         return None
-    status, flow, priority, tenant, *records = reply
+    status, flow, priority, tenant, budgets, *records = reply
     steps = [
         {**json.loads(record), "name": name.decode()} for name, record in zip(records[::2], records[1::2], strict=True)
     ]
     told = {"status": status, "flow": flow, "priority": priority, "tenant": tenant}
     state = {"id": run_id, **{name: value.decode() for name, value in told.items()}, "steps": steps}
+    state["budgets"] = json.loads(budgets or b"[]")
     untold = {"tags": {}, "created_ms": 0, "deadline_ms": 0, "retention_ms": 0}
     try:
         return RunState.model_validate({**state, **untold})

@@ -33,6 +33,7 @@ MATRIX: Final = "tests/chaos/test_matrix.py::test_"
 CRASH: Final = "tests/chaos/test_crash_points.py::test_"
 DELIVERIES: Final = "tests/integration/test_deliveries.py::test_"
 SUBMIT: Final = "tests/state/test_submit.py::test_"
+FORESIGHT: Final = "tests/state/test_foresight.py::test_"
 GUARDING: Final = "tests/unit/test_guarding.py::test_"
 
 M9: Final = f"{MATRIX}poison_ends_as_a_dead_letter_after_so_many_begins_and_nothing_else_fails"
@@ -312,8 +313,16 @@ HELD: Final[dict[tuple[str, str], dict[tuple[str, ...], tuple[str, ...]]]] = {
         ("an agent without breakers, limits or an estimate, in a run without a budget",): (
             f"{GUARDING}what_is_not_declared_costs_no_round_trip",
         ),
-        ("an agent with any of them, however many",): (f"{GUARDING}what_is_not_declared_costs_no_round_trip",),
-        ("a run with a budget, its own or a parent's",): (f"{GUARDING}what_is_not_declared_costs_no_round_trip",),
+        ("an agent with any of them, however many",): (
+            f"{FORESIGHT}guards_cost_a_step_round_trips_only_where_its_message_does_not_tell_all",
+        ),
+        ("the same, with an estimate that is a function, or that undoes another",): (
+            f"{FORESIGHT}guards_cost_a_step_round_trips_only_where_its_message_does_not_tell_all",
+            f"{FORESIGHT}a_step_with_a_budget_and_one_that_undoes_another_ask_when_they_are_begun",
+        ),
+        ("a run with a budget, its own or a parent's",): (
+            f"{FORESIGHT}guards_cost_a_step_round_trips_only_where_its_message_does_not_tell_all",
+        ),
         ("an agent with `Cached` among its fallbacks and nothing else",): (
             f"{GUARDING}what_is_not_declared_costs_no_round_trip",
         ),

@@ -70,6 +70,33 @@ class Fleet:
             fence=fence,
         )
 
+    def ask_ahead(
+        self,
+        member: str,
+        *,
+        tenant: str = "acme",
+        tokens: int = 0,
+        cost: float = 0.0,
+        budgets: Sequence[str] = (),
+        hold: float = HOLD,
+        fence: str = "1-n",
+    ) -> Admitted | Refused | None:
+        """Ask for an attempt that is not begun; the client is one whose calls can go along with others."""
+        ahead = self.store.ahead(
+            self.agent,
+            member,
+            self.guards,
+            tenant=tenant,
+            priority="normal",
+            need=Need(tokens=tokens, cost=cost),
+            hold_ms=round(hold * 1000),
+            budgets=budgets,
+            fence=fence,
+        )
+        ahead.go_along()
+        self.store.client.ping()
+        return ahead.answer()
+
     def end(
         self,
         member: str,

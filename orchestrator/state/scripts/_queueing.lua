@@ -4,7 +4,8 @@ _taking.lua and _giving.lua.
 local CLASS = 1e12  -- scores of a class lie above all of the class before it
 local PAGE = 100
 
--- Give back what a granted member was never given the time to use.
+-- Give back what was taken for a call that is not made: a granted member's that was never given the time to make it, or
+-- of an attempt that asked ahead and was not begun.
 local function undo(m)
   for i, g in ipairs(m.guards) do
     local tokens = g.kind == 'rate' and g.tokens and m.need[1] or 0
@@ -13,8 +14,13 @@ local function undo(m)
     elseif g.kind == 'concurrency' then
       release_slot(g, m)
     else
+      local look = m.s == 'h' and look_at_rate(g, m.x[i])
       for what, count in pairs({requests = g.requests and 1 or 0, tokens = tokens}) do
-        if count > 0 and call('HINCRBY', g.key, what, -count) <= 0 then call('HDEL', g.key, what) end
+        -- What was held is in a slice too, and with that it may have left the window.
+        local fields = {what, look and what .. m.x[i] or nil}
+        for _, field in ipairs(count > 0 and (not look or m.x[i] >= look.first) and fields or {}) do
+          if call('HINCRBY', g.key, field, -count) <= 0 then call('HDEL', g.key, field) end
+        end
       end
       freed = true
     end

@@ -12,12 +12,15 @@ ARGV[8]    tokens   int     >= 0, needed
 ARGV[9]    cost     int     >= 0, needed, millionths
 ARGV[10]   fence    string  of the attempt, from `begin`; empty where there are none
 ARGV[11]   known_ms int     >= 0, likewise where it has neither a place nor a probe; 0: no longer than hold_ms
-ARGV[12..] budgets  string  name and key of each
+ARGV[12]   ahead    string  '1' where the attempt is not begun yet; or empty
+ARGV[13..] budgets  string  name and key of each
 Returns    {'admitted', at_ms, probe 0 | 1, ms in the queue} | {'refused', kind, name, retry_ms, queued 0 | 1}
+           | {'unsaid'} asked ahead, and the member has or waits for something: its attempts sort that out once begun
 Atomic     check and taking: between them others would take the same; all guards or none
 ]]
 local id, hold_ms, fence = ARGV[2], tonumber(ARGV[4]), ARGV[10]
 local m = load(id)
+if m and ARGV[12] == '1' then return {'unsaid'} end
 if m and (m.fence or '') ~= fence then
   local last, asks = string.match(m.fence or '', '^%d*'), string.match(fence, '^%d*')
   if (tonumber(last) or 0) > (tonumber(asks) or 0) then
@@ -45,7 +48,7 @@ if granted then
   call('ZREM', HOLDS, id)
 end
 local budgets = {}
-for i = 12, #ARGV do budgets[i - 11] = ARGV[i] end
+for i = 13, #ARGV do budgets[i - 12] = ARGV[i] end
 local spec, need = spec_of(ARGV[3]), {tonumber(ARGV[8]), tonumber(ARGV[9])}
 if m then
   m.fence, m.tenant, m.class, m.need, m.budgets = fence, ARGV[6], tonumber(ARGV[7]), need, budgets

@@ -2,13 +2,14 @@
 KEYS[1]    run    hash    {sNN}:run:<id>
 ARGV[1]    most   int     > 0, steps in a row
 ARGV[2..]  step   string  that is ready; none: every one that is
-Returns    {} there is no such run | {status, flow, priority, tenant, by turns: a name, its record, JSON}
+Returns    {} there is no such run
+           | {status, flow, priority, tenant, budgets JSON or empty, by turns: a name, its record, JSON}
 Atomic     no need: what is published is looked at again when it arrives
 ]]
 local RUN = KEYS[1]
-local found = redis.call('HMGET', RUN, 'status', 'flow', 'priority', 'tenant')
+local found = redis.call('HMGET', RUN, 'status', 'flow', 'priority', 'tenant', 'budgets')
 if not found[1] then return {} end
-local reply, seen = {found[1], found[2], found[3], found[4]}, {}
+local reply, seen = {found[1], found[2], found[3], found[4], found[5] or ''}, {}
 local function add(name)
   local text = redis.call('HGET', RUN, 'step:' .. name)
   if not text then return nil end
