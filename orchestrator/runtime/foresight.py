@@ -46,9 +46,12 @@ class Foresight:
         self._member = keys.member(run_id, step)
         self._guards = agent.guards(fallback=bool(agent.fallback))
         self._ahead: Ahead | None = None
+        self._foreseen: Foreseen | None = None
+        # Nothing is asked without guards; and an estimate that is a function needs the input.
+        if callable(agent.estimate) or not (self._guards or agent.estimate is not None):
+            return
         self._foreseen = Foreseen.of(task.request.get(HEADER))
-        # An estimate may need the input.
-        if self._foreseen is None or callable(agent.estimate) or not (self._guards or agent.estimate is not None):
+        if self._foreseen is None:
             return
         self._fence = f"{self._foreseen.begin}-{nonce}"
         self._ahead = process.guards.ahead(
