@@ -87,8 +87,8 @@ class Caretaker:
             return False
         self._ring(self._store.timers(self._shards))
         waiting = self._process.guards.waiting()
-        for agent in waiting:
-            wake(self._app, self._process, agent, self._process.guards.grant(agent))
+        for agent, priority in waiting:
+            wake(self._app, self._process, agent, self._process.guards.grant(agent, priority))
         return bool(waiting)
 
     def _loop(self) -> None:

@@ -536,26 +536,37 @@ class Guards:
             self._keep(self._keys(), [self._now(), hold_ms, *parts], client=pipe)
         pipe.execute()
 
-    def grant(self, agent: str) -> list[str]:
-        """Return members that may go on now, in fair order; what they need is reserved for them for `grant_ms`."""
-        return _turns(agent, self._grant(self._keys(agent), [self._now(), self._grant_ms, GRANTS]))
+    def grant(self, agent: str, priority: Priority = "low") -> list[str]:
+        """
+        Return members that may go on now, in fair order; what they need is reserved for them for `grant_ms`.
+
+        Args:
+            priority: those of this one and of higher ones.
+        """
+        args = [self._now(), self._grant_ms, GRANTS, CLASSES[priority]]
+        return _turns(agent, self._grant(self._keys(agent), args))
 
     def is_granted(self, agent: str, member: str) -> bool:
         """Tell whether a member was granted its turn, and has not come yet."""
         record = cast("bytes | None", self.client.hget(keys.GUARD_MEMBERS, f"{agent}/{member}"))
         return record is not None and record.startswith(GRANTED)
 
-    def waiting(self) -> list[str]:
+    def waiting(self) -> list[tuple[str, Priority]]:
         """
-        Return the agents with members that wait, or were granted and did not come in time.
+        Return the agents with members that wait, or were granted and did not come in time, and the priorities of these.
 
-        In random order: of those that share a limit the first takes all the room there is, and each shall be it now
-        and then.
+        As they are to be granted their turn: high priorities first, of all agents. Within one in random
+        order: of agents that share a limit the first takes all the room there is, and each shall be it now and then.
         """
-        found = cast("list[bytes]", self._waiting(self._keys(), [self._now()]))
-        agents = [agent.decode() for agent in found]
-        random.shuffle(agents)
-        return agents
+        found = cast("list[bytes | int]", self._waiting(self._keys(), [self._now(), QUEUES]))
+        spans = list(zip(found[::3], found[1::3], found[2::3], strict=True))
+        random.shuffle(spans)
+        return [
+            (cast("bytes", agent).decode(), priority)
+            for priority, number in CLASSES.items()
+            for agent, first, last in spans
+            if cast("int", first) <= number <= cast("int", last)
+        ]
 
     def forget(self, agent: str, member: str, *, fence: str = "") -> list[str]:
         """

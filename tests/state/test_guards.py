@@ -333,7 +333,7 @@ def test_whatever_happens_no_limit_is_passed_and_in_the_end_nothing_is_held(aski
         if nothing_is_held(asking):
             break
         life.fleet.clock.forward(GRANT + 1)
-        for agent in life.fleet.store.waiting():
-            life.fleet.store.grant(agent)
+        for agent, priority in life.fleet.store.waiting():
+            life.fleet.store.grant(agent, priority)
     assert nothing_is_held(asking)
     assert asking.hget(keys.breaker("model"), "probes") is None

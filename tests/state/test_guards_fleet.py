@@ -119,8 +119,8 @@ def test_sixteen_processes_use_a_limit_and_never_pass_it(redis_client: Redis, re
     store = Guards(redis_client)
 
     def caretaker() -> None:
-        for agent in store.waiting():
-            if granted := store.grant(agent):
+        for agent, priority in store.waiting():
+            if granted := store.grant(agent, priority):
                 redis_client.rpush(TURNS, *granted)
 
     at_once(call, redis_url, caretaker)

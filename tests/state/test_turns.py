@@ -122,7 +122,7 @@ def test_a_turn_that_nobody_came_for_is_given_once_more_and_then_forgotten(redis
     for member in ("a/step", "b/step"):
         fleet.ask(member, wait=True)
     assert fleet.end("runs/step") == ["a/step"]
-    assert fleet.store.waiting() == ["model"]
+    assert fleet.store.waiting() == [("model", "normal")]
 
     # when it does not come in time, then it has its turn again, before the other
     fleet.clock.forward(GRANT)
@@ -130,7 +130,7 @@ def test_a_turn_that_nobody_came_for_is_given_once_more_and_then_forgotten(redis
 
     # when it does not come again, then it is the other's
     fleet.clock.forward(GRANT)
-    assert fleet.store.waiting() == ["model"]
+    assert fleet.store.waiting() == [("model", "normal")]
     assert fleet.grant() == ["b/step"]
     admitted(fleet.ask("b/step"))
     fleet.end("b/step")
@@ -147,7 +147,7 @@ def test_the_last_turn_that_nobody_came_for_is_still_seen(redis_client: Redis) -
 
     # when it does not come, then its agent is among those with waiters
     fleet.clock.forward(GRANT)
-    assert fleet.store.waiting() == ["model"]
+    assert fleet.store.waiting() == [("model", "normal")]
 
 
 def test_a_tenant_at_its_own_limit_does_not_hold_up_the_others(redis_client: Redis) -> None:
@@ -276,7 +276,7 @@ def test_agents_that_share_limits_are_served_alike(redis_client: Redis, rate: Ra
             agent, member = under_way.pop(0)
             granted += [(agent, following) for following in fleets[agent].end(member)]
         first.clock.forward(0.11)
-        for agent in first.store.waiting():
+        for agent, _ in first.store.waiting():
             granted += [(agent, following) for following in fleets[agent].grant()]
         for agent, following in granted:
             admitted(fleets[agent].ask(following))
@@ -336,8 +336,34 @@ def test_each_agent_with_waiters_is_looked_at_first_now_and_then(redis_client: R
 
     # when the caretaker looks often, then each comes first at some time, and both are always there
     looks = [fleet.store.waiting() for _ in range(100)]
-    assert {look[0] for look in looks} == {"first", "second"}
-    assert all(sorted(look) == ["first", "second"] for look in looks)
+    both = {("first", "normal"), ("second", "normal")}
+    assert {look[0] for look in looks} == both
+    assert all(sorted(look) == sorted(both) for look in looks)
+
+
+def test_a_high_step_of_one_agent_goes_before_a_low_one_of_another_under_the_same_limit(redis_client: Redis) -> None:
+    # given two agents that share a rate which is used up, and steps of every priority of each that wait
+    rate = RateLimit(requests=2, per=1.0, of="y")
+    fleets = {fleet.agent: fleet for fleet in sharing(redis_client, Concurrency(total=1000, of="x"), rate)}
+    for number in range(2):
+        admitted(fleets["first"].ask(f"{number}/step"))
+    priorities: list[Priority] = ["low", "normal", "high"]
+    for priority in priorities:
+        for number in range(6):
+            for fleet in fleets.values():
+                assert refused(fleet.ask(f"{priority}-{number}/step", priority=priority, wait=True)).queued
+
+    # when there is room for two after two, and the caretaker looks
+    order: list[str] = []
+    while looks := fleets["first"].store.waiting():
+        fleets["first"].clock.forward(1.01)
+        for agent, priority in looks:
+            for member in fleets[agent].store.grant(agent, priority):
+                admitted(fleets[agent].ask(member, priority=priority))
+                order.append(member.partition("-")[0])
+
+    # then all high ones go first, of both, and all low ones last
+    assert order == ["high"] * 12 + ["normal"] * 12 + ["low"] * 12
 
 
 def test_a_tenant_without_budget_does_not_hold_up_the_others_at_a_rate(redis_client: Redis) -> None:

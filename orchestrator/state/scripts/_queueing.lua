@@ -84,9 +84,9 @@ local function reap(limit)
   return #expired
 end
 
--- Give their turn to those who wait in a queue; what they need is reserved for them. Returns their ids. One who would
--- wait in vain gets its turn too, without anything: it shall learn why.
-local function grant(queue, grant_ms, limit)
+-- Give their turn to those who wait in a queue, up to a class if there is one; what they need is reserved for them.
+-- Returns their ids. One who would wait in vain gets its turn too, without anything: it shall learn why.
+local function grant(queue, grant_ms, limit, class)
   local turns, skipped, kept = {}, {}, nil
 
   -- Go through the queue from a place on. Returns where it ended as too many were passed over; 0: at the queue's end;
@@ -98,6 +98,7 @@ local function grant(queue, grant_ms, limit)
       if #page == 0 then return 0 end
       for _, id in ipairs(page) do
         local m = load(id)
+        if m and class and m.class > class then return nil end
         local refusal = m and not skipped[m.tenant] and check(m)
         kept = kept or (m and m.spec.u)
         if not m then
