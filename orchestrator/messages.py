@@ -169,6 +169,7 @@ class ConversationRules(Frozen):
         waits: whether it stays open where nobody has anything to do: a silence is among the conditions.
         moves: whether a member joins or leaves by a condition.
         resolve: how it is decided; None: nothing is.
+        decides: the types that can be the decision, by their names; empty: all.
         otherwise: what follows where a member fails for good, or no decision is reached.
         max_turns: that end it; `max_mail`: messages that may wait for a member; `max_hops`: messages that may follow
             from one another; `max_volleys`: that two may send each other in turn with nobody between.
@@ -182,6 +183,7 @@ class ConversationRules(Frozen):
     waits: bool = False
     moves: bool = False
     resolve: ResolveRules | None = None
+    decides: tuple[str, ...] = ()
     otherwise: Otherwise
     max_turns: int
     max_mail: int

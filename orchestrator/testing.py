@@ -106,7 +106,7 @@ class FakeTalk(Talk):
     def __init__(self, flow: Conversation, member: str, replies: Mapping[str, object], lines: Sequence[Told]) -> None:
         self._said: list[FakeSaid] = []
         kept = [(number, *_line(each)) for number, each in enumerate(lines, 1)]
-        super().__init__(flow, MemoryTalk(replies, kept), member, Outbox(), asked=range(1, 1000))
+        super().__init__(flow, MemoryTalk(replies, kept, flow.decides), member, Outbox(), asked=range(1, 1000))
 
     def say(self, kind: str, to: Sequence[str] = (), body: object = None, **more: Any) -> None:  # noqa: ANN401  as of Talk
         """Note what is said."""

@@ -57,6 +57,12 @@ class Members(Protocol):
     def concludes(self, member: str) -> bool:
         """Tell whether a member's verdict ends the conversation."""
 
+    def decides(self, kind: str) -> bool:
+        """Tell whether a model, by its name, can be the decision."""
+
+    def decides_said(self) -> str:
+        """Tell what can be the decision, in words."""
+
 
 class TalkPost(Protocol):
     """Where a conversation is kept; all but `call` block."""
@@ -207,7 +213,29 @@ class Talk:
                 f"add Concluded({self.member!r}) to its until"
             )
             raise InvalidInput(msg)
-        self.say("conclude", body=_model(body))
+        self._can_be_decided(_model(body), "it is no verdict; conclude with what is")
+        self.say("conclude", body=body)
+
+    def supported(self, proposals: Iterable[object]) -> list[int]:
+        """
+        Return proposals that the member is for, by their numbers.
+
+        Raises:
+            InvalidInput: one is none, or cannot be the decision.
+        """
+        given = list(proposals)
+        for each in given:
+            if isinstance(each, Motion) or (isinstance(each, Mail) and each.kind == "propose"):
+                self._can_be_decided(
+                    each.body, "nobody can be for it. Say what you think of it by ctx.send, or reject it"
+                )
+        return numbers_of(given)
+
+    def _can_be_decided(self, body: object, otherwise: str) -> None:
+        kind = type(body).__name__
+        if isinstance(body, BaseModel) and not self._flow.decides(kind):
+            msg = f"conversation {self._flow.name!r} decides {self._flow.decides_said()}, not {kind}: {otherwise}"
+            raise InvalidInput(msg)
 
     def invite(self, member: str, body: object) -> None:
         """Let a member join, with a message."""
@@ -378,12 +406,16 @@ class MemoryTalk:
     Args:
         replies: what each member replies, or the reason for which it does not, as of `Answer.why`.
         lines: what was said before.
+        decides: whether a model, by its name, can be the decision; unless given, all can.
     """
 
     def __init__(
-        self, replies: Mapping[str, object], lines: Sequence[tuple[int, Mapping[str, Any], bytes | None]] = ()
+        self,
+        replies: Mapping[str, object],
+        lines: Sequence[tuple[int, Mapping[str, Any], bytes | None]] = (),
+        decides: Callable[[str], bool] = lambda _: True,
     ) -> None:
-        self.replies, self.lines = dict(replies), list(lines)
+        self.replies, self.lines, self._decides = dict(replies), list(lines), decides
 
     def answers(self, ask: int) -> Mapping[str, Mapping[str, Any]]:  # noqa: ARG002  the protocol's
         """Return what came of a question."""
@@ -399,13 +431,15 @@ class MemoryTalk:
     def peers(self) -> tuple[Mapping[str, PeerState], Sequence[tuple[int, Mapping[str, Any], bytes | None]]]:
         """Return those who stand for a proposal, by the last thing that each said of any, and the proposals."""
         stances: dict[str, int] = {}
+        proposed = [line for line in self.lines if line[1]["k"] == "propose" and self._decides(line[1]["y"])]
+        known = {number for number, _, _ in proposed}
         for number, facts, _ in self.lines:
-            if facts["k"] in {"propose", "accept"}:
+            if facts["k"] in {"propose", "accept"} and (facts["r"] if facts["k"] == "accept" else number) in known:
                 stances[facts["f"]] = number if facts["k"] == "propose" else facts["r"]
             elif facts["k"] == "reject" and stances.get(facts["f"]) == facts["r"]:
                 del stances[facts["f"]]
         peers = {name: PeerState(stance=(number,)) for name, number in stances.items()}
-        return peers, [line for line in self.lines if line[1]["k"] == "propose"]
+        return peers, proposed
 
     async def call(self, function: Callable[..., Any], /, *args: Any) -> Any:  # noqa: ANN401  the protocol's
         """Make a call; nothing here blocks."""

@@ -106,6 +106,10 @@ class Speaker:
             proposal: the mail it came with, one of `proposals()`, or its number.
             body: told to whoever made it, where it can be told this; unless given, nobody is told.
             confidence: how sure, 0 to 1.
+
+        Raises:
+            InvalidInput: it is none, or cannot be the decision, as the conversation's `decides` has it. Where only its
+                number is given, that is found out when the turn ends, and what was said goes back.
         """
         self._stand("accept", proposal, body, confidence)
 
@@ -115,7 +119,7 @@ class Speaker:
 
     def _stand(self, kind: str, proposal: object, body: object, confidence: float | None) -> None:
         talk = self._talk_here()
-        (number,) = numbers_of([proposal])
+        (number,) = talk.supported([proposal]) if kind == "accept" else numbers_of([proposal])
         by = proposal.sender if isinstance(proposal, Mail) else getattr(proposal, "by", "")
         talk.say(kind, talk.told_if_taken(by, body), body, re=number, confidence=confidence)
 
@@ -126,15 +130,19 @@ class Speaker:
         Args:
             proposals: as of `accept`.
             confidence: how sure of the first one, 0 to 1.
+
+        Raises:
+            InvalidInput: as of `accept`.
         """
-        self._talk_here().say("vote", proposals=numbers_of(proposals), confidence=confidence)
+        talk = self._talk_here()
+        talk.say("vote", proposals=talk.supported(proposals), confidence=confidence)
 
     def conclude(self, body: object) -> None:
         """
         Give the verdict that ends the conversation, where its `until` has `Concluded` of this member.
 
         Raises:
-            InvalidInput: it has not, or the body is no model.
+            InvalidInput: it has not, or the body is no model, or none that can be the decision.
         """
         self._talk_here().conclude(body)
 

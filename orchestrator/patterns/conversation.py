@@ -166,6 +166,8 @@ class Conversation:
         opening: who is told the task first: a member's name, or several; unless given, the first member.
         until: what ends it; unless given, and whatever else does, it ends when nobody has anything to do.
         resolve: how it comes to a decision from what was proposed; unless given, a consensus or a verdict is one.
+        decides: the models that can be the decision, themselves and not what is derived from them; unless given,
+            whatever is proposed or concluded. What else is proposed can be rejected; nobody can be for it.
         otherwise: what follows where a member fails for good, or where `resolve` leads to no decision: `fail`, or
             `degrade`: it goes on, and what it gives is marked as degraded. One at a question is told to who asked.
         limits: what it may come to.
@@ -184,6 +186,7 @@ class Conversation:
         opening: str | Sequence[str] | None = None,
         until: End | None = None,
         resolve: Resolve | None = None,
+        decides: Sequence[type[BaseModel]] | None = None,
         otherwise: Otherwise = "fail",
         limits: ConversationLimits | None = None,
     ) -> None:
@@ -215,6 +218,8 @@ class Conversation:
         self._judges = frozenset(leaf[1] for leaf in ([] if until is None else until.leaves()) if leaf[0] == "verdict")
         if otherwise not in ("fail", "degrade"):
             raise self._invalid(f"otherwise is 'fail' or 'degrade', not {otherwise!r:.80}")
+        resolves = None if resolve is None else self._resolve(resolve)
+        self._decides = () if decides is None else self._decided(decides, resolves)
         self._rules = ConversationRules(
             members=tuple(rules),
             opening=self._opening,
@@ -222,7 +227,8 @@ class Conversation:
             until=None if until is None else until.as_rule(),
             waits=any(leaf[0] == "silence" for leaf in ([] if until is None else until.leaves())),
             moves=any(each.joins is not None or each.leaves is not None for each in rules),
-            resolve=None if resolve is None else self._resolve(resolve),
+            resolve=resolves,
+            decides=self._decides,
             otherwise=otherwise,
             max_turns=self.limits.turns,
             max_mail=self.limits.mail,
@@ -301,6 +307,14 @@ class Conversation:
         """Tell whether a member's verdict ends the conversation."""
         return member in self._judges
 
+    def decides(self, kind: str) -> bool:
+        """Tell whether a model, by its name, can be the decision."""
+        return not self._decides or kind in self._decides
+
+    def decides_said(self) -> str:
+        """Tell what can be the decision, in words."""
+        return " or ".join(self._decides) or "anything"
+
     def load(self, kind: str, stored: bytes) -> object:
         """Return a body as its model, where that is known by this name and still fits; else as JSON data."""
         known = self._kinds.get(kind)
@@ -361,10 +375,7 @@ class Conversation:
         self._replies(name, output)
         self._bodies[name], self._outputs[name] = body, runs.output
         for kind in (*models_of(body), *models_of(output), task):
-            if self._kinds.setdefault(kind.__name__, kind) is not kind:
-                raise self._invalid(
-                    f"two models are called {kind.__name__!r}: what is said is told apart by their names"
-                )
+            self._known(kind)
         return PeerRules(
             name=name,
             present=self._flag(name, "present", peer.present),
@@ -454,6 +465,26 @@ class Conversation:
                     )
             return ResolveRules(by="order", order=tuple(resolve.members))
         return ResolveRules(by="judge", steps=self._judge(resolve))
+
+    def _decided(self, decides: object, resolve: ResolveRules | None) -> tuple[str, ...]:
+        kinds = [*decides] if isinstance(decides, Sequence) else []
+        if not kinds or not all(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds):
+            raise self._invalid(
+                f"decides takes the models that can be the decision, such as [Answer], not {decides!r:.80}"
+            )
+        # What somebody alone decides need not be told to anybody: a verdict, or what a judge, or the surest, chooses.
+        heard = not self._judges and (resolve is None or resolve.by in {"vote", "ranked"})
+        for kind in kinds:
+            if heard and not any(self.takes(name, kind) for name in self._names):
+                told = ", ".join(f"{name} {self.takes_said(name)}" for name in self._names)
+                why = f"decides names {kind.__name__}, which no member can be told: nobody could be for it"
+                raise self._invalid(f"{why}. Told are {told}")
+            self._known(kind)
+        return tuple(dict.fromkeys(kind.__name__ for kind in kinds))
+
+    def _known(self, kind: type[BaseModel]) -> None:
+        if self._kinds.setdefault(kind.__name__, kind) is not kind:
+            raise self._invalid(f"two models are called {kind.__name__!r}: what is said is told apart by their names")
 
     def _judge(self, judge: Judge) -> tuple[PlanStep, ...]:
         runs = found(judge.runs, self.name, self.where)

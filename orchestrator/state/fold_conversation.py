@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from orchestrator.messages import ConversationState, PeerState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from orchestrator.messages import Event
 
@@ -30,26 +30,28 @@ def fold_conversation(step: str, events: Iterable[Event]) -> ConversationState |
         The conversation; None: it was not open yet.
     """
     talk: _Talk | None = None
-    members: list[str] = []
+    rules: dict[str, Any] = {}
     for event in events:
-        members = _members(step, event) or members
+        rules = _rules(step, event) or rules
         if event.type == "ConversationOpened" and event.data["talk"] == step:
-            talk = _Talk(talk, members, cast("list[str]", event.data["present"] or ()))
+            talk = _Talk(talk, rules, cast("list[str]", event.data["present"] or ()))
         elif talk is not None:
             talk.take(step, event)
     return talk.state(step) if talk else None
 
 
-def _members(talk: str, event: Event) -> list[str]:
-    """Return a conversation's members where an event tells of its rules: it is submitted, or given out, with them."""
+def _rules(talk: str, event: Event) -> dict[str, Any]:
+    """Return a conversation's rules where an event tells of them: it is submitted, or given out, with them."""
     plans: Sequence[Any] = ()
     if event.type == "RunSubmitted":
         plans = cast("list[Any]", event.data.get("steps") or ())
     elif event.type in {"MembersAdded", "SourceWoken", "TurnStarted", "JudgeCalled"}:
         steps = cast("dict[str, Any]", event.data["steps"])
         plans = [{**each, "name": name} for name, each in steps.items()]
-    found = [each["converses"] for each in plans if each["name"] == talk and each.get("converses")]
-    return [each["name"] for each in found[0]["members"]] if found else []
+    found: list[dict[str, Any]] = [
+        each["converses"] for each in plans if each["name"] == talk and each.get("converses")
+    ]
+    return found[0] if found else {}
 
 
 @dataclass
@@ -70,13 +72,15 @@ class _Peer:
 class _Talk:
     """A conversation while it is being built."""
 
-    def __init__(self, before: _Talk | None, members: Sequence[str], present: Sequence[str]) -> None:
+    def __init__(self, before: _Talk | None, rules: Mapping[str, Any], present: Sequence[str]) -> None:
         self.status, self.turns = "open", 0
         self.messages: int = before.messages if before else 0
         self.proposals: list[int] = []
         self.outcome: Any = None
         self.why = ""
-        self.peers = {name: _Peer(present=name in present) for name in members}
+        self.decides = rules.get("decides") or ()
+        names = [each["name"] for each in rules.get("members", ())]
+        self.peers = {name: _Peer(present=name in present) for name in names}
         for name, peer in (before.peers if before else {}).items():
             self.peers[name].turns = peer.turns
         self.asks: dict[int, tuple[str, list[str]]] = {}
@@ -113,6 +117,8 @@ class _Talk:
 
     def _stance(self, peer: _Peer, kind: str, data: dict[str, Any]) -> None:
         if kind == "propose":
+            if self.decides and data.get("type") not in self.decides:
+                return
             self.proposals.append(data["id"])
             peer.stance = [data["id"]]
         elif kind == "vote":

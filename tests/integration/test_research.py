@@ -205,7 +205,7 @@ def test_where_a_member_is_silent_the_run_ends_in_time_with_the_reason(tmp_path:
         # when a question is asked with little time
         run = made.client.submit(hurried, asked(plant(tmp_path / "docs"), "What does a berth cost?", tmp_path / "out"))
         # then it is not waited for, and the reason names the end and what to do
-        with pytest.raises(RunFailed, match="no answer was proposed before the end: deadline"):
+        with pytest.raises(RunFailed, match=r"deadline, .*nothing was proposed that can be decided, which is Answer"):
             run.result(timeout=30)
     finally:
         made.close()
@@ -233,11 +233,8 @@ def test_a_model_writes_prose_and_no_call_is_paid_twice(tmp_path: Path) -> None:
     assert (report.answer.text, report.answer.written_by) == (PROSE, "model:tiny")
     stands(docs, report)
     # and the critic, whose turns begin twice as they ask the fact-checker, has asked the model once for each claim
-    claims = {line["id"] for line in lines if line.get("type") == "Claim"}
-    judged = [
-        line for line in lines if line["from"] == "critic" and line["kind"] == "accept" and line.get("re") in claims
-    ]
-    assert calls["judgement"] == len(judged) > 0
+    let_stand = [line for line in lines if line["from"] == "critic" and line.get("type") == "Assent"]
+    assert calls["judgement"] == len(let_stand) > 0
     assert state.tokens == 42 * sum(calls.values())
     # and prose with a number that no quotation has is not agreed on: the claims speak for themselves
     assert (made_up.outcome, made_up.answer.written_by) == ("consensus", "extract")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator import Consensus, Conversation, Deadline, MaxTurns, Pipeline, Stage, Vote
 from workers.research.critic import critic
 from workers.research.fact_checker import fact_checker
-from workers.research.models import Question
+from workers.research.models import Answer, Question
 from workers.research.proposer import proposer
 from workers.research.publish import publish
 from workers.research.scribe import scribe
@@ -16,5 +16,6 @@ hurry = Conversation(
     members=[proposer, critic, fact_checker, scribe],
     until=Consensus(1.0) | MaxTurns(150) | Deadline(2.0),
     resolve=Vote(),
+    decides=[Answer],
 )
 hurried = Pipeline("hurried", [Stage(hurry, name="debate"), publish])

@@ -165,11 +165,15 @@ class Conversing(RuleBasedStateMachine):
         if how and "order" in how:
             how = {**how, "order": [name for name in how["order"] if name in names]}
         turns, mail, hops, volleys = limits
-        self.of = Terms(None if until is None else until.as_rule(), how, otherwise, turns, mail, hops, volleys)
+        decides = mail == 1
+        self.of = Terms(
+            None if until is None else until.as_rule(), how, otherwise, turns, mail, hops, volleys, decides=decides
+        )
         of = rules(
             *(_rules(each) for each in members),
             until=until,
             resolve=_resolve(how),
+            decides=("Word",) if decides else (),
             otherwise=otherwise,
             max_turns=turns,
             max_mail=mail,
@@ -258,7 +262,8 @@ class Conversing(RuleBasedStateMachine):
             facts["confidence"] = speech.sure
         if speech.kind in {"vote", "leave"}:
             return facts, b""
-        return {**facts, "type": "Word"}, b'{"w":%d}' % len(self.reference.messages)
+        other = speech.kind in {"propose", "conclude"} and any(place > 6 for place in speech.about)
+        return {**facts, "type": "Note" if other else "Word"}, b'{"w":%d}' % len(self.reference.messages)
 
     def _proposal(self, place: int) -> int:
         made = self.reference.proposals
@@ -392,13 +397,13 @@ class Conversing(RuleBasedStateMachine):
     @precondition(lambda self: self.talk is not None and bool(self.reference.outcome))
     @rule(place=PICK, speeches=SPEECHES)
     def speak_after_the_end(self, place: int, speeches: list[Speech]) -> None:
-        """What was under way at the end is of no use."""
+        """What was under way at the end is recorded, but of a cancelled run, and says nothing."""
         if self.begun and not self.reference.judging:
             begun = list(self.begun.values())[place % len(self.begun)]
-            before = self._looked()
+            before = self.stage.talks.load(self.stage.run, TALK)
             said = [self._said(each, begun.step.name.partition("#")[0]) for each in speeches]
-            assert self.stage.speak(begun, *said, value=b"9").what == "closed"
-            assert self._looked() == before
+            assert self.stage.speak(begun, *said, value=b"9").what == ("closed" if self.cancelled else "late")
+            assert self.stage.talks.load(self.stage.run, TALK) == before
 
     @rule(place=PICK)
     def deliver(self, place: int) -> None:

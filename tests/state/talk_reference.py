@@ -26,6 +26,7 @@ class Terms:
     Attributes:
         until: a condition: turns, consensus or verdict, or `all` or `any` of such; None: nothing.
         resolve: by, ties, need, weighted, order; None: nothing is decided.
+        decides: whether only a Word can be the decision.
     """
 
     until: Sequence[Any] | None
@@ -35,6 +36,7 @@ class Terms:
     mail: int
     hops: int
     volleys: int
+    decides: bool = False
 
 
 @dataclass
@@ -190,7 +192,7 @@ class Reference:
         to = list(facts["to"])  # type: ignore[call-overload]  # they are names
         message = Message(kind, sender, to, letter.hops + 1 if letter else 0, 0, facts.get("re"))  # type: ignore[arg-type]
         named: list[int] = list(facts.get("proposals", ())) or ([message.re] if message.re else [])  # type: ignore[call-overload]
-        if any(each not in self.proposals for each in named):
+        if any(not self._is_proposed(each, kind) for each in named):
             self._returned(self._sent(message), NOBODY, "proposal")
             return
         wide: list[str] = list(facts["wide"])  # type: ignore[call-overload]  # they are names
@@ -220,6 +222,12 @@ class Reference:
         for name, why in back:
             self._returned(number, name, why)
 
+    def _is_proposed(self, number: int, kind: str) -> bool:
+        """Tell whether something can be said of a proposal: of what cannot be the decision only that one rejects it."""
+        if number in self.proposals:
+            return True
+        return kind == "reject" and number <= len(self.messages) and self.messages[number - 1].kind == "propose"
+
     def _why_not(self, message: Message, name: str) -> str:
         member = self.members[name]
         if not member.present:
@@ -233,6 +241,10 @@ class Reference:
         return "cycle" if message.kind == "ask" and self._circle(name, message.sender) else ""
 
     def _stands(self, member: Member, kind: str, number: int, named: list[int], facts: Mapping[str, Any]) -> None:
+        if self.terms.decides and facts.get("type", "Word") != "Word" and kind in {"conclude", "propose"}:
+            return
+        if kind == "reject" and not set(named) <= set(self.proposals):
+            return
         if kind == "conclude":
             self.verdicts[member.name] = number
         if kind == "propose":

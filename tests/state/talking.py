@@ -89,7 +89,7 @@ def ready(store: RunStore, run: str) -> list[str]:
 def _said(kind: str, to: str | list[str] | None, body: bytes, **more: object) -> Said:
     names = [to] if isinstance(to, str) else to or []
     facts: dict[str, object] = {"kind": kind, "to": names, **more}
-    return ({**facts, "type": "Word"} if body else facts), body
+    return ({"type": "Word", **facts} if body else facts), body
 
 
 def tell(to: str | list[str], body: bytes = b'{"w":1}', **more: object) -> Said:
@@ -122,9 +122,9 @@ def vote(*proposals: int, **more: object) -> Said:
     return _said("vote", None, b"", proposals=list(proposals), **more)
 
 
-def conclude(body: bytes = b'{"v":1}') -> Said:
+def conclude(body: bytes = b'{"v":1}', **more: object) -> Said:
     """Conclude."""
-    return _said("conclude", None, body)
+    return _said("conclude", None, body, **more)
 
 
 def invite(name: str, body: bytes = b'{"i":1}') -> Said:

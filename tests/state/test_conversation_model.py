@@ -52,9 +52,12 @@ def test_whatever_is_said_in_a_conversation_it_is_as_its_documentation_says(
 SEEDS: Final = {
     "votes[first] = (votes[first] or 0) + weight": 4,
     "then env.v = mail.volley + 1 end": 18,
-    "said.kind == 'propose' or said.kind == 'vote' or #about > 0": 8,
-    "if each ~= said.re then left": 0,
+    "said.kind == 'propose' or said.kind == 'vote' or #about > 0": 2,
+    "if said.kind == 'propose' and not decidable(T, said.type) then return end": 3,
+    "if each ~= said.re then left": 1,
     "      answer(T, mail.id, name, {m = id": 3,
+    "said.kind == 'conclude' and decidable(T, said.type) then": 17,
+    "above.degraded, above.reason = true": 1,
     "elseif first and id and first ~= id then dissent": 0,
     "      close_member(p.turn)\n": 0,
     "redis.call('HSET', T.key, 'n:' .. ARGV[2], ARGV[6] .. ' ' .. id)": 1,
@@ -94,6 +97,8 @@ SEEDS: Final = {
         ("speak", "      close_member(p.turn)\n", ""),
         ("fail", "above.degraded, above.reason = true", "above.degraded, above.reason = nil"),
         # the decision
+        ("speak", "if said.kind == 'propose' and not decidable(T, said.type) then return end", ""),
+        ("speak", "said.kind == 'conclude' and decidable(T, said.type) then", "said.kind == 'conclude' then"),
         (
             "speak",
             "said.kind == 'propose' or said.kind == 'vote' or #about > 0",

@@ -909,6 +909,55 @@ def test_what_is_about_no_proposal_changes_nothing_and_returns(store: RunStore, 
     assert talk.begin("b#1").step.mail.id == 6  # type: ignore[union-attr]  # likewise
 
 
+@pytest.mark.parametrize("how", ["vote", "ranked", "confidence", "order", "judge"])
+def test_what_is_not_of_a_type_that_is_decided_is_never_the_decision(store: RunStore, how: str) -> None:
+    # given a proposal that all hear, with the highest confidence, and one that can be the decision
+    more: dict[str, dict[str, Any]] = {"order": {"order": ("b", "a")}, "judge": {"steps": JUDGE}}
+    said: dict[str, list[Said]] = {"a": [propose(confidence=0.1)], "b": [propose(type="Note", confidence=1.0)]}
+    talk = play(store, {**said, "c": []}, resolve=resolve(how, **more.get(how, {})), decides=("Word",))
+    # then it is no proposal, and nobody is for it, who made it least of all
+    assert talk.now().proposals == (2,)
+    assert [talk.now().peers[name].stance for name in "abc"] == [(2,), (), ()]
+    if how == "judge":
+        begun = talk.begin("judge#1")
+        assert [each["id"] for each in json.loads(begun.value)["proposals"]] == [2]
+        talk.speak(begun, value=b'{"proposal":3}')
+        assert store.load(talk.run).status == "failed"
+    else:
+        assert (talk.result["decision"]["message"], talk.result["abstained"]) == (2, ["b", "c"])
+    nothing_is_left(talk)
+
+
+@pytest.mark.parametrize("said", [accept(3), vote(3), vote(2, 3)])
+def test_nobody_is_for_what_cannot_be_decided_and_is_told_so(store: RunStore, said: Said) -> None:
+    talk = stage(store, "a", "b", decides=("Word",), until=Silence(60.0))
+    talk.turn("a#1", propose(confidence=0.5), propose("b", type="Note"), said)
+    assert (talk.now().peers["a"].stance, talk.now().peers["a"].confidence) == ((2,), 0.5)
+    assert [each["reason"] for each in talk.told("MessageReturned")] == [
+        "proposal 3 is a Note, and what is decided is Word"
+    ]
+    # and who is against it stands where it stood
+    talk.turn("a#2", reject(3, "b", b"1"), tell("b"))
+    assert (talk.now().peers["a"].stance, talk.now().peers["a"].confidence) == ((2,), 0.5)
+    assert len(talk.told("MessageReturned")) == 1
+    talk.turn("b#1")
+    assert talk.begin("b#2").step.mail.kind == "reject"  # type: ignore[union-attr]  # it has one
+
+
+def test_a_consensus_or_a_verdict_is_of_what_can_be_decided(store: RunStore) -> None:
+    until = Consensus(0.5) | Concluded("a")
+    talk = stage(store, "a", "b", decides=("Word", "Term"), until=until)
+    talk.turn("a#1", propose(type="Note"), conclude(type="Note"), tell("a"))
+    assert talk.now().status == "open"
+    talk.turn("a#2", conclude(type="Term"))
+    assert (talk.result["outcome"], talk.result["decision"]["type"]) == ("verdict", "Term")
+
+
+def test_where_nothing_that_can_be_decided_was_proposed_the_run_says_so(store: RunStore) -> None:
+    talk = play(store, {"a": [propose(type="Note")]}, resolve=resolve("vote"), decides=("Word", "Term"))
+    assert str(store.load(talk.run).reason).endswith("nothing was proposed that can be decided, which is Word or Term")
+
+
 def test_votes_of_those_who_are_not_there_do_not_count(store: RunStore) -> None:
     talk = stage(store, "a", "b", "c", peer("d", present=False), opening=("a", "b", "c"), until=Consensus(1.0))
     talk.turn("a#1", propose("b"))

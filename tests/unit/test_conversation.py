@@ -156,6 +156,13 @@ def test_a_conversation_is_one_step_whose_rules_say_how_it_goes_on() -> None:
         ({"resolve": "vote"}, "resolve is one of"),
         ({"resolve": PriorityOrder(["nobody"])}, "which is no member"),
         ({"resolve": Judge(plain)}, "takes a Dispute and gives a Ruling"),
+        ({"decides": []}, r"such as \[Answer\], not \[\]"),
+        ({"decides": Claim}, "decides takes the models"),
+        ({"decides": ["Claim"]}, "decides takes the models"),
+        (
+            {"decides": [Claim, Ruling]},
+            "names Ruling, which no member can be told: .* author Task, Doubt, Returned, critic",
+        ),
         ({"otherwise": "hope"}, "otherwise is 'fail' or 'degrade'"),
         ({"limits": 3}, "limits takes ConversationLimits"),
     ],
@@ -223,6 +230,38 @@ Other.__name__ = "Claim"
 def test_every_rule_is_one() -> None:
     for rule in (Vote(), RankedVote(), HighestConfidence(), PriorityOrder(["critic"]), Judge(judge)):
         assert conversation(resolve=rule).rules.resolve is not None
+
+
+def test_what_one_alone_decides_need_not_be_told_to_anybody() -> None:
+    for more in ({"until": Concluded("critic")}, {"resolve": Judge(judge)}, {"resolve": PriorityOrder(["critic"])}):
+        assert conversation(decides=[Ruling], **more).rules.decides == ("Ruling",)
+    assert conversation().rules.decides == ()
+
+
+def test_nobody_is_for_what_cannot_be_decided() -> None:
+    # given a conversation that decides on doubts alone, and somebody who has made a claim
+    made = conversation(decides=[Doubt], until=Concluded("critic"))
+    told: list[Told] = [("", Task()), ("propose", "author", Doubt(text="d")), ("propose", "author", Claim(text="c"))]
+    talk = fake_talk(made, member="critic", said=told)
+    ctx = fake_context(talk=talk)
+    claim = Mail(kind="propose", id=3, sender="author", body=Claim(text="c"))
+
+    # then it is no proposal, and to be for it, or to conclude with another, is an error at once
+    assert [(motion.id, motion.supporters) for motion in ctx.proposals()] == [(2, ("author",))]
+    with pytest.raises(InvalidInput, match="decides Doubt, not Claim: nobody can be for it"):
+        ctx.accept(claim)
+    with pytest.raises(InvalidInput, match="decides Doubt, not Claim: nobody can be for it"):
+        ctx.vote(2, claim)
+    with pytest.raises(InvalidInput, match="decides Doubt, not Claim: it is no verdict"):
+        ctx.conclude(Claim(text="c"))
+    ctx.reject(claim, Doubt(text="d"))
+    ctx.vote(*ctx.proposals())
+    ctx.conclude(Doubt(text="d"))
+    assert [(each.kind, each.re, each.proposals) for each in talk.said] == [
+        ("reject", 3, ()),
+        ("vote", None, (2,)),
+        ("conclude", None, ()),
+    ]
 
 
 def test_a_contract_net_wants_contractors_that_take_both_messages() -> None:

@@ -69,7 +69,11 @@ def point(claim: Claim, proposal: int) -> Point:
 
 def agreed(*numbers: int) -> list[Line]:
     """The rulings of a jury that accepts."""
-    return [Line("accept", by, Assent(text="yes"), number) for number in numbers for by in ("fact_checker", "critic")]
+    return [assented(by, number) for number in numbers for by in ("fact_checker", "critic")]
+
+
+def assented(by: str, number: int) -> Line:
+    return Line("tell", by, Assent(claim=number, text="yes"))
 
 
 def mail(kind: MailKind, body: BaseModel, *, number: int, re: int | None = None, sender: str = "proposer") -> Mail[Any]:
@@ -160,12 +164,12 @@ def test_the_scribe_is_told_once_when_the_last_ruling_is_read(folder: Path) -> N
     ]
     # then of the four messages only the last one leads on
     said = [
-        told(proposer, lines, mail("accept", Assent(text="yes"), number=n, re=2 if n < 6 else 3)) for n in range(4, 8)
+        told(proposer, lines, mail("tell", Assent(claim=2 if n < 6 else 3, text="yes"), number=n)) for n in range(4, 8)
     ]
     assert [len(each) for each in said] == [0, 0, 0, 1]
     assert said[3][0].body == Settled(claims=2)
     # and none while a ruling is missing
-    assert told(proposer, lines[:-1], mail("accept", Assent(text="yes"), number=6, re=3)) == []
+    assert told(proposer, lines[:-1], mail("tell", Assent(claim=3, text="yes"), number=6)) == []
 
 
 def test_there_is_an_end_to_other_claims(folder: Path) -> None:
@@ -230,13 +234,13 @@ def fact_checked(folder: Path, cited: Citation) -> Checked:
 
 def test_the_critic_accepts_a_claim_that_speaks_of_what_is_asked(folder: Path) -> None:
     said = heard_by_critic(folder, berth(folder))
-    assert said.kind == "accept"
+    assert (said.kind, said.to, said.body.claim) == ("tell", ("proposer",), 2)
     assert "berth" in said.body.text
 
 
 @pytest.mark.parametrize("why", ["deadline", "failed", "declined"])
 def test_the_critic_goes_on_without_a_fact_checker(folder: Path, why: str) -> None:
-    assert heard_by_critic(folder, berth(folder), checked=why).kind == "accept"
+    assert heard_by_critic(folder, berth(folder), checked=why).kind == "tell"
 
 
 def test_the_critic_rejects_what_says_nothing_of_what_is_asked(folder: Path) -> None:
@@ -261,7 +265,7 @@ def test_the_critic_rejects_a_quotation_that_ends_before_a_but(folder: Path) -> 
     assert said.body.better.text.endswith("But a worker that is alive renews it every three seconds.")
     # and the wider one is accepted
     wider = Claim(text=said.body.better.text, evidence=said.body.better.evidence)
-    assert heard_by_critic(folder, wider, text="When does the lease of a worker end?").kind == "accept"
+    assert heard_by_critic(folder, wider, text="When does the lease of a worker end?").kind == "tell"
 
 
 def test_the_critic_brings_evidence_that_speaks_of_more(folder: Path) -> None:
@@ -307,7 +311,7 @@ def ruled(folder: Path, body: Claim | Answer) -> FakeSaid:
 
 def test_the_fact_checker_accepts_what_stands_there(folder: Path) -> None:
     said = ruled(folder, berth(folder))
-    assert (said.kind, said.re) == ("accept", 2)
+    assert (said.kind, said.to, said.body.claim) == ("tell", ("proposer",), 2)
 
 
 def test_the_fact_checker_says_what_stands_there_instead_and_where_it_is_now(folder: Path) -> None:
@@ -344,14 +348,14 @@ def test_of_a_long_line_a_part_is_quoted_and_checked(folder: Path) -> None:
     made = told(proposer, [Line("open", "", asked)], mail("open", asked, number=1, sender=""))[0].body
     assert made.text.startswith(late)
     assert (made.evidence.first, made.evidence.quote) == (3, made.text)
-    assert ruled(folder, made).kind == "accept"
+    assert ruled(folder, made).kind == "tell"
     # and what follows in the same line is looked at
     short = made.model_copy(update={"text": late, "evidence": made.evidence.model_copy(update={"quote": late})})
     said = heard_by_critic(folder, short, text=asked.text)
     assert (said.kind, said.body.why) == ("reject", "narrow")
     assert said.body.better.text.endswith("But the small ones weigh ten.")
     wider = Claim(text=said.body.better.text, evidence=said.body.better.evidence)
-    assert ruled(folder, wider).kind == "accept"
+    assert ruled(folder, wider).kind == "tell"
     # and where the line has moved it is found
     (folder / "ships.md").write_text("New.\n\n" + (folder / "ships.md").read_text())
     assert ruled(folder, short).body.better.evidence.first == 5
@@ -359,7 +363,7 @@ def test_of_a_long_line_a_part_is_quoted_and_checked(folder: Path) -> None:
 
 def test_numbers_that_no_quotation_has_are_made_up(folder: Path) -> None:
     (folder / "dear.md").write_text("It costs 1,000 crowns.\n")
-    assert ruled(folder, claimed(folder, "dear.md", 1, "It costs 1000 crowns.")).kind == "accept"
+    assert ruled(folder, claimed(folder, "dear.md", 1, "It costs 1000 crowns.")).kind == "tell"
     wrong = berth(folder).model_copy(update={"text": "A berth costs 25 crowns."})
     said = ruled(folder, wrong)
     assert (said.kind, said.body.why) == ("reject", "quotation")
@@ -405,7 +409,7 @@ def test_the_scribe_writes_what_stood_and_says_what_did_not(folder: Path) -> Non
         Line("propose", "proposer", lease(folder)),
         *agreed(2),
         Line("reject", "critic", Doubt(why="missing", text="it says nothing of berths"), 3),
-        Line("accept", "fact_checker", Assent(text="yes"), 3),
+        assented("fact_checker", 3),
     ]
     said = only(told(scribe, lines, mail("tell", Settled(claims=2), number=8)))
     answer = said.body
@@ -492,13 +496,9 @@ def test_the_report_is_written_and_says_who_dissents(folder: Path, tmp_path: Pat
     assert isinstance(report, Report)
 
 
-@pytest.mark.parametrize("decision", [None, "claim"])
-def test_a_conversation_without_an_answer_is_an_error_that_says_how_it_ended(
-    folder: Path, decision: str | None
-) -> None:
-    made = None if decision is None else decided(berth(folder))
+def test_a_conversation_without_an_answer_is_an_error_that_says_how_it_ended() -> None:
     with pytest.raises(NoAnswer, match="deadline, 600 s"):
-        publish(fake_context(), ConversationResult(outcome="deadline", why="600 s", decision=made))
+        publish(fake_context(), ConversationResult(outcome="deadline", why="600 s"))
 
 
 @pytest.mark.parametrize("text", ["", " ? ", "…"])

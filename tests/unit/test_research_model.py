@@ -70,7 +70,7 @@ def written(folder: Path) -> Heard:
     lines = [
         Line("open", "", question(folder)),
         Line("propose", "proposer", claim(folder)),
-        *(Line("accept", by, Assent(text="yes"), 2) for by in ("critic", "fact_checker")),
+        *(Line("tell", by, Assent(claim=2, text="yes")) for by in ("critic", "fact_checker")),
     ]
     talk = Heard("scribe", lines)
     asyncio.run(scribe(fake_context(talk=talk), Mail(type="Settled", body=Settled(claims=1), id=5, sender="proposer")))

@@ -95,8 +95,10 @@ def read(lines: Sequence[Said]) -> Argument:
         elif line.kind == "propose" and isinstance(line.body, Answer):
             found.answers[line.id] = line.body
         elif line.kind in {"accept", "reject"} and line.re is not None:
-            body = line.body if isinstance(line.body, Assent | Doubt) else None
+            body = line.body if isinstance(line.body, Doubt) else None
             found.rulings.setdefault(line.re, []).append(Ruling(line.id, line.sender, line.kind == "accept", body))
+        elif line.sender in JURY and isinstance(line.body, Assent):
+            found.rulings.setdefault(line.body.claim, []).append(Ruling(line.id, line.sender, True, line.body))  # noqa: FBT003  accepted
     return found
 
 

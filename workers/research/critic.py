@@ -55,7 +55,7 @@ _DENIES: Final = re.compile(
 
 @agent("research.critic", timeout=prose.TIMEOUT + 60)
 async def critic(ctx: Context, mail: Mail[Claim | Answer]) -> None:
-    """Accept a claim or an answer, or reject it with the reason."""
+    """Tell that a claim stands, accept an answer, or reject either with the reason."""
     body = mail.body
     if isinstance(body, Answer):
         argument = read(await ctx.transcript(last=LINES))
@@ -75,7 +75,7 @@ async def critic(ctx: Context, mail: Mail[Claim | Answer]) -> None:
             doubt = Doubt(why="judgement", text=told.reason)
     if doubt is None:
         text = f"it speaks of {listed(body.covers)}" if body.covers else "nothing speaks against it"
-        ctx.accept(mail, Assent(text=text[:MAX_TEXT]))
+        ctx.send("proposer", Assent(claim=mail.id, text=text[:MAX_TEXT]))
     else:
         ctx.reject(mail, doubt)
 

@@ -18,7 +18,7 @@ _MARK: Final = re.compile(r"\[(\d{1,3})\]")
 
 @agent("research.fact_checker", timeout=60.0)
 def fact_checker(ctx: Context, mail: Mail[Claim | Check | Answer]) -> Checked | None:
-    """Accept what stands in the files as it is quoted, reject what does not; tell who asks what is there."""
+    """Tell, or accept, what stands in the files as it is quoted, reject what does not; tell who asks what is there."""
     question = read(ctx.transcript(last=LINES)).question
     body = mail.body
     if isinstance(body, Check):
@@ -27,7 +27,7 @@ def fact_checker(ctx: Context, mail: Mail[Claim | Check | Answer]) -> Checked | 
     if doubt is not None:
         ctx.reject(mail, doubt)
     elif isinstance(body, Claim):
-        ctx.accept(mail, Assent(text=f"{body.evidence.place} says so"))
+        ctx.send("proposer", Assent(claim=mail.id, text=f"{body.evidence.place} says so"))
     else:
         ctx.accept(mail)
     return None

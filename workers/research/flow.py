@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator import Consensus, Conversation, Deadline, MaxTurns, Pipeline, Stage, Vote
 from workers.research.critic import critic
 from workers.research.fact_checker import fact_checker
-from workers.research.models import Question
+from workers.research.models import Answer, Question
 from workers.research.proposer import proposer
 from workers.research.publish import publish
 from workers.research.scribe import scribe
@@ -17,8 +17,9 @@ debate = Conversation(
     "research.debate",
     task=Question,
     members=[proposer, critic, fact_checker, scribe],
-    # The scribe has no part in the claims: all four are for an answer, and for nothing else.
     until=Consensus(1.0) | MaxTurns(TURNS) | Deadline(WITHIN),
     resolve=Vote(),
+    # Claims are argued about on the way; all four are for an answer, and for nothing else.
+    decides=[Answer],
 )
 research = Pipeline("research", [Stage(debate, name="debate"), publish])

@@ -117,8 +117,14 @@ class Claim(Statement):
 
 
 class Assent(_Frozen):
-    """Why a claim or an answer is accepted. The critic and the fact-checker tell it to whoever proposed it."""
+    """
+    Why a claim is accepted. The critic and the fact-checker tell it to the proposer.
 
+    Attributes:
+        claim: the number of the claim's proposal.
+    """
+
+    claim: int
     text: str = Field(max_length=MAX_TEXT)
 
 

@@ -43,8 +43,8 @@ async def proposer(ctx: Context, mail: Mail[Question | Doubt | Assent | Gap | An
     elif isinstance(body, Gap):
         if not await _fill(ctx, argument, body):
             ctx.send("scribe", Settled(claims=len(argument.claims)))
-    elif mail.re is not None and mail.re in argument.claims:
-        retracted = isinstance(body, Doubt) and await _retract(ctx, argument, mail.re, mail.id, body)
+    elif (about := body.claim if isinstance(body, Assent) else mail.re) is not None and about in argument.claims:
+        retracted = isinstance(body, Doubt) and await _retract(ctx, argument, about, mail.id, body)
         # Each of these messages is looked at once, in order: the last one of them finds everything said.
         if not retracted and argument.last_word() == mail.id:
             ctx.send("scribe", Settled(claims=len(argument.claims)))

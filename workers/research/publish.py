@@ -28,7 +28,7 @@ def publish(ctx: Context, result: ConversationResult) -> Report:
         NoAnswer: it ended before there was one.
         OSError: the folder cannot be written to.
     """
-    if result.decision is None or result.decision.type != Answer.__name__:
+    if result.decision is None:
         raise NoAnswer(result.outcome, result.why or "nobody had anything more to say")
     answer: Answer = result.decision.get(Answer)
     others = {*result.dissent, *result.abstained}

@@ -242,9 +242,31 @@ local function known_proposal(T, id)
   return false
 end
 
+-- Whether what is of this type can be the decision.
+local function decidable(T, kind)
+  local decides = T.rules.decides
+  if not decides or #decides == 0 then return true end
+  for _, each in ipairs(decides) do
+    if each == kind then return true end
+  end
+  return false
+end
+
+-- Why what is said about a proposal is about none; nil: it is about one. One that cannot be the decision may be rejected:
+-- that is no stance.
+local function about_none(T, said, id)
+  if known_proposal(T, id) then return nil end
+  local env = T.rules.decides and get(T.key, 'm:' .. id)
+  if not env or env.k ~= 'propose' then return 'there is no proposal ' .. id end
+  if said.kind == 'reject' then return nil end
+  return 'proposal ' .. id .. ' is a ' .. env.y .. ', and what is decided is ' .. table.concat(T.rules.decides, ' or ')
+end
+
 -- What a member says about proposals is where it stands, the last thing it says.
 local function take_stance(T, said, id)
   if not peer_of(T, said.from) then return end
+  if said.kind == 'propose' and not decidable(T, said.type) then return end
+  if said.kind == 'reject' and not known_proposal(T, said.re) then return end
   local p, kind = changing(T, said.from), said.kind
   if kind == 'propose' then
     T.sums.proposals[#T.sums.proposals + 1] = id
@@ -300,14 +322,15 @@ local function say(T, said, value, mail, step)
   local about = said.kind == 'vote' and said.proposals or (said.kind == 'accept' or said.kind == 'reject') and {said.re} or {}
   local facts = {proposals = said.proposals, confidence = said.confidence}
   for _, each in ipairs(about) do
-    if not known_proposal(T, each) then
+    local reason = about_none(T, said, each)
+    if reason then
       add_message(T, env, facts)
-      give_back(T, id, env, '', 'proposal', 'there is no proposal ' .. each)
+      give_back(T, id, env, '', 'proposal', reason)
       return
     end
   end
   if said.kind == 'propose' or said.kind == 'vote' or #about > 0 then take_stance(T, said, id) end
-  if said.kind == 'conclude' then T.sums.verdicts[said.from] = id end
+  if said.kind == 'conclude' and decidable(T, said.type) then T.sums.verdicts[said.from] = id end
   if said.kind == 'ask' then env.u = NOW + said.within_ms end
   if mail and #said.to == 1 and said.to[1] == mail.sender and mail.sender ~= said.from then env.v = mail.volley + 1 end
   local to = {}
@@ -531,7 +554,10 @@ local function decide(T, resolve)
   local votes, total = tally(T, resolve and not resolve.weighted)
   local ids = T.sums.proposals
   if not resolve then return nil, '', false, votes end
-  if #ids == 0 then return nil, 'nothing was proposed', false, votes end
+  if #ids == 0 then
+    local of = T.rules.decides and ' that can be decided, which is ' .. table.concat(T.rules.decides, ' or ') or ''
+    return nil, 'nothing was proposed' .. of, false, votes
+  end
   if resolve.by == 'order' then
     for _, name in ipairs(resolve.order) do
       local p = peer_of(T, name)
