@@ -91,6 +91,7 @@ class BoardResult(BaseModel):
         why: the outcome in words.
         entries: what stands there, by name, as JSON data.
         writes, wakes: how many there were.
+        fault: where it is degraded as a source has failed for good: the first such step, and why.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -100,6 +101,7 @@ class BoardResult(BaseModel):
     entries: dict[str, JsonValue] = Field(default_factory=dict)
     writes: int = 0
     wakes: int = 0
+    fault: str = ""
 
     def get(self, name: str, kind: type[Value]) -> Value | None:
         """

@@ -135,6 +135,9 @@ class ConversationResult(BaseModel):
         votes: by the number of each proposal that anybody was for.
         dissent: those who were for another proposal; `abstained`: those who were for none.
         messages, turns: how many there were.
+        fault: where it is degraded as somebody has failed for good: the first such step, and why.
+        task: what it was about, JSON data: the flow's input; of one that is itself a member, or a source, the message,
+            or the blackboard's task, without what is around it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -150,6 +153,8 @@ class ConversationResult(BaseModel):
     abstained: tuple[str, ...] = ()
     messages: int = 0
     turns: int = 0
+    fault: str = ""
+    task: JsonValue = None
 
 
 class Conversation:

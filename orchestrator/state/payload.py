@@ -11,8 +11,11 @@ from orchestrator.state import keys
 if TYPE_CHECKING:
     from redis import Redis
 
-# JSON never starts with this byte, so a claim check cannot be mistaken for a value.
+# JSON never starts with these bytes, so neither can be mistaken for a value.
 CLAIM: Final = b"\x01"
+ENDS_WITH: Final = b"\x02"
+"""Of an object that a script has made and that ends with a value behind a claim check: that one's name, what closes the
+object, and what comes before the value, each a line."""
 
 
 class Payloads:
@@ -62,9 +65,12 @@ class Payloads:
         Raises:
             WrongState: the claim-checked value is gone.
         """
-        if not stored.startswith(CLAIM):
-            return stored
-        name = stored[1:].decode()
+        if stored.startswith(ENDS_WITH):
+            name, closing, text = stored[1:].split(b"\n", 2)
+            return text + self._claimed(run_id, name.decode()) + closing
+        return self._claimed(run_id, stored[1:].decode()) if stored.startswith(CLAIM) else stored
+
+    def _claimed(self, run_id: str, name: str) -> bytes:
         compressed = cast("bytes | None", self._client.get(keys.blob(run_id, name)))
         if compressed is None:
             raise WrongState(run_id, f"the value {name!r} has expired or was evicted; Redis must run with noeviction")

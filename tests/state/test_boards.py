@@ -571,6 +571,7 @@ def test_a_source_that_fails_fails_the_run_or_not(store: RunStore, boards: Board
     step = state.step(BOARD)
     assert step is not None
     assert (state.status, step.degraded, step.reason) == ("completed", True, "audit#1: no luck")
+    assert b'"fault":"audit#1: no luck"' in (store.value(run, str(state.output)) or b"")
     assert board(store, run).outcome == "quiet"
 
 

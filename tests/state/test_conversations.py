@@ -1134,6 +1134,32 @@ def test_a_conversation_is_a_stage_of_a_pipeline(store: RunStore) -> None:
     talk.now()  # it is compared with its log
 
 
+@pytest.mark.parametrize("size", [10, 5000])
+def test_what_it_gives_has_the_task_however_large(store: RunStore, size: int) -> None:
+    # given two conversations, of which the second is about what the first has come to
+    task = json.dumps({"text": "\u00e9\n" * size}).encode()
+    plan = (step_of(rules("a"), "one/talk"), step_of(rules("a"), "two/talk"))
+    run = submit(store, *plan, PlanStep(name="last", agent="x"), value=task)
+    Stage(store, run, "one/talk").turn("one/a#1")
+    second = Stage(store, run, "two/talk").begin("two/a#1")
+    assert json.loads(second.value)["task"] == json.loads(task)
+    Stage(store, run, "two/talk").speak(second)
+    # then whoever comes next knows what was asked
+    given = json.loads(begin(store, run, "last").value)
+    assert (given["outcome"], given["task"]) == ("quiet", json.loads(second.value))
+    output = store.load(run).step("two/talk").output  # type: ignore[union-attr]  # it has the step
+    assert json.loads(store.value(run, str(output)) or b"") == given
+
+
+def test_one_that_goes_on_without_who_has_failed_says_so_in_what_it_gives(store: RunStore) -> None:
+    talk = stage(store, "a", "b", otherwise="degrade")
+    store.fail(talk.begin("a#1"), "boom")
+    assert (talk.result["outcome"], talk.result["fault"]) == ("quiet", "a#1: boom")
+    well = stage(store, "a", otherwise="degrade")
+    well.turn("a#1")
+    assert "fault" not in well.result
+
+
 def test_two_conversations_of_a_pipeline_are_apart(store: RunStore) -> None:
     first = rules("a", "b")
     plan = (

@@ -281,7 +281,7 @@ close_board = function(board, rec)
   close_sources(board, rec)
 end
 
-local function result_of(key, outcome, why)
+local function result_of(key, rec, outcome, why)
   local parts = {}
   for _, name in ipairs(names_on(key)) do
     parts[#parts + 1] = cjson.encode(name) .. ':' .. redis.call('HGET', key, 'v:' .. name)
@@ -289,7 +289,8 @@ local function result_of(key, outcome, why)
   table.sort(parts)
   local counts = redis.call('HMGET', key, '#sums', '#wakes')
   return '{"outcome":' .. cjson.encode(outcome) .. ',"why":' .. cjson.encode(why) .. ',"writes":' .. string.match(counts[1], '%d+') ..
-    ',"wakes":' .. counts[2] .. ',"entries":{' .. table.concat(parts, ',') .. '}}'
+    ',"wakes":' .. counts[2] .. (rec.degraded and ',"fault":' .. cjson.encode(rec.reason or '') or '') ..
+    ',"entries":{' .. table.concat(parts, ',') .. '}}'
 end
 
 -- A board has come to its end: goal | quiet | limit | failed. What it holds is what the flow gives, or it has failed.
@@ -308,7 +309,7 @@ end_board = function(board, rec, outcome, why, dispatch_ms)
     return fail_step(retention_ms, board, rec, reason, 'failed', dispatch_ms)
   end
   rec.output = board .. '@' .. rec.begins
-  redis.call('HSET', DATA, rec.output, result_of(key, outcome, why))
+  redis.call('HSET', DATA, rec.output, result_of(key, rec, outcome, why))
   if not reached then rec.degraded, rec.reason = true, rec.reason or 'the goal was not reached: ' .. outcome .. ', ' .. why end
   complete(retention_ms, board, rec, nil, dispatch_ms)
   return 'failed'

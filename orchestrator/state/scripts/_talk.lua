@@ -593,8 +593,19 @@ local function told_list(list)
   return #list == 0 and '[]' or cjson.encode(list)
 end
 
+-- A result with its task, which comes last: one behind a claim check is put in where the result is read, see payload.py.
+-- The task may be such a result itself, of a conversation before this one.
+local function with_task(text, rec)
+  local task = redis.call('HGET', DATA, rec.input)
+  text = text .. ',"task":'
+  if string.byte(task) == 1 then return '\2' .. string.sub(task, 2) .. '\n}\n' .. text end
+  if string.byte(task) ~= 2 then return text .. task .. '}' end
+  local blob, closing, inner = string.match(task, '^.([^\n]*)\n(}*)\n(.*)$')
+  return '\2' .. blob .. '\n' .. closing .. '}\n' .. text .. inner
+end
+
 -- What a conversation gives, as JSON, and the facts of its end.
-local function result_of(T, outcome, why, id, how, tie, votes, note)
+local function result_of(T, rec, outcome, why, id, how, tie, votes, note)
   local dissent, abstained, counts = {}, {}, {}
   for _, name in ipairs(T.rules.names) do
     local p, own = peer_of(T, name), rules_of(T, name)
@@ -616,8 +627,9 @@ local function result_of(T, outcome, why, id, how, tie, votes, note)
   local text = '{"outcome":' .. cjson.encode(outcome) .. ',"why":' .. cjson.encode(why) .. ',"how":' .. cjson.encode(how) ..
     ',"decision":' .. decision .. ',"note":' .. cjson.encode(note or '') .. ',"tie":' .. (tie and 'true' or 'false') ..
     ',"votes":{' .. table.concat(counts, ',') .. '},"dissent":' .. told_list(dissent) .. ',"abstained":' .. told_list(abstained) ..
-    ',"messages":' .. T.sums.messages .. ',"turns":' .. T.sums.turns .. '}'
-  return text, {talk = T.name, outcome = outcome, why = why, how = how, decision = id or nil, tie = tie or nil,
+    ',"messages":' .. T.sums.messages .. ',"turns":' .. T.sums.turns ..
+    (rec.degraded and ',"fault":' .. cjson.encode(rec.reason or '') or '')
+  return with_task(text, rec), {talk = T.name, outcome = outcome, why = why, how = how, decision = id or nil, tie = tie or nil,
                 dissent = #dissent > 0 and dissent or nil}
 end
 
@@ -646,14 +658,14 @@ end
 -- It is decided, or it cannot be. Returns what `fail_step` does.
 local function finish_talk(T, outcome, why, late, id, how, tie, votes, note)
   local retention_ms = tonumber(redis.call('HGET', RUN, 'retention_ms'))
-  local text, facts = result_of(T, outcome, why, id, how, tie, votes, note)
+  local rec, rules = load(T.name), T.rules
+  local text, facts = result_of(T, rec, outcome, why, id, how, tie, votes, note)
   shut(T, 'ended')
   redis.call('HDEL', T.key, '#end')
   redis.call('HSET', T.key, '#outcome', outcome, '#why', why)
   flush(T)
   facts.late = late
   emit('ConversationEnded', facts)
-  local rec, rules = load(T.name), T.rules
   seen[T.name] = nil
   local lacks = outcome ~= 'failed' and rules.resolve and not id
   if outcome == 'failed' or lacks and rules.otherwise == 'fail' then
