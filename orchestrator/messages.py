@@ -25,7 +25,7 @@ MemberOutcome = Literal["ok", "degraded", "failed", "late"]
 Otherwise = Literal["fail", "degrade"]
 JoinVerdict = Literal["met", "accepted", "missed", "overdue"]
 BoardStatus = Literal["open", "closing", "ended"]
-BoardOutcome = Literal["goal", "quiet", "limit", "failed"]
+BoardOutcome = Literal["goal", "quiet", "limit", "failed", "closed"]
 ConversationStatus = Literal["open", "judging", "ended"]
 ConversationOutcome = Literal[
     "consensus", "turns", "deadline", "silence", "verdict", "spent", "quiet", "limit", "failed", "closed"
@@ -43,6 +43,10 @@ MAX_LOCK: Final = 3600.0
 """Seconds for which entries of a board may be locked, or waited for."""
 FINISHED: Final = frozenset({"completed", "failed", "cancelled"})
 ENDS: Final = frozenset({"RunCompleted", "RunFailed", "RunCancelled"})
+CLOSES: Final = ENDS | {"RunUndoing"}
+"""Events with which whatever is open of a run is over."""
+WITH_ITS_RUN: Final = "its run has ended"
+"""Why a blackboard or a conversation is closed that has come to no end of its own."""
 EVENT_VERSION: Final = 1
 
 
@@ -509,7 +513,7 @@ class BoardState(Frozen):
     Attributes:
         status: closing: the goal is reached, by a step that has not ended.
         writes: so far; `wakes`: of all sources.
-        outcome, why: how it ended.
+        outcome, why: how it ended; closed: without an end of its own, with its run or as others went on without it.
     """
 
     step: str
@@ -550,7 +554,7 @@ class ConversationState(Frozen):
         status: judging: it is over, and its judge is at work.
         messages: so far, replies and those of nobody included; `turns`: that have begun.
         proposals: by the messages' numbers.
-        outcome, why: how it ended.
+        outcome, why: how it ended; closed: as of a blackboard.
     """
 
     step: str

@@ -73,7 +73,7 @@ class RedisPost:
         """Return all entries, or those of these names, and the writes so far; None: there is no board."""
         if names:
             return self._boards.look(self._run_id, self._step, names)
-        found = self._boards.load(self._run_id, self._step)
+        found = self._boards.stands(self._run_id, self._step)
         return None if found is None else (found.entries, found.writes)
 
     def write(self, puts: Sequence[Put], *, once: str, watched: bool) -> Wrote:

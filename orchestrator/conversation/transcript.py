@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from orchestrator.messages import CLOSES, WITH_ITS_RUN
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -74,9 +76,20 @@ def lines(
         values: gives bodies by their names.
         talk: a conversation's step; None: all of them.
     """
+    opened: dict[str, None] = {}
     for event in events:
         tell = _TELL.get(event.type)
         where = str(event.data.get("talk", ""))
+        if event.type == "ConversationOpened":
+            opened[where] = None
+        elif event.type == "ConversationEnded":
+            opened.pop(where, None)
+        elif event.type in CLOSES:
+            reason = f": {event.data['reason']}" if event.data.get("reason") else ""
+            for name in [name for name in opened if talk in {None, name}]:
+                note = f"{WITH_ITS_RUN}{reason}"
+                yield Line(at_ms=event.at_ms, event=event.id, talk=name, kind="ended", who="closed", note=note)
+            opened.clear()
         if tell is None or (talk is not None and where != talk):
             continue
         data = cast("dict[str, Any]", event.data)

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
-from orchestrator.messages import BoardEntry, BoardState
+from orchestrator.messages import WITH_ITS_RUN, BoardEntry, BoardState
 from orchestrator.state import keys
 from orchestrator.state.reading import milliseconds
 from orchestrator.state.runs import Change, ready_steps
@@ -110,34 +110,23 @@ class Boards:
     """
 
     def __init__(self, store: RunStore) -> None:
-        self._scripts = store.scripts
+        self._store, self._scripts = store, store.scripts
         self._client: Redis = store.client
         self._dispatch_ms = milliseconds(store.settings.dispatch_timeout)
 
     def load(self, run_id: str, step: str) -> BoardState | None:
         """Return a board as it stands, in one consistent look; None: it has not been opened."""
+        fields, status = self._store.beside(keys.board(run_id, step), run_id, step)
+        found = _board(step, fields)
+        if found is None or found.status == "ended" or status in {None, "running"}:
+            return found
+        # No script goes through the boards of a run that ends, of which there may be many.
+        return found.model_copy(update={"status": "ended", "outcome": "closed", "why": WITH_ITS_RUN})
+
+    def stands(self, run_id: str, step: str) -> BoardState | None:
+        """Return the same for those who work on it: one whose run has ended may still seem to be open."""
         found = cast("dict[bytes, bytes]", self._client.hgetall(keys.board(run_id, step)))
-        if not found:
-            return None
-        fields = {name.decode(): value for name, value in found.items()}
-        ended = fields.get("#state") == b"ended"
-        return BoardState(
-            step=step,
-            status=cast("Any", fields["#state"].decode()),
-            writes=int(fields["#sums"].split()[0]),
-            wakes=int(fields["#wakes"]),
-            outcome=cast("Any", fields["#outcome"].decode()) if ended and "#outcome" in fields else None,
-            why=fields.get("#why", b"").decode() if ended else "",
-            entries={
-                name[2:]: _entry(meta, fields[f"v:{name[2:]}"]) for name, meta in fields.items() if name[:2] == "m:"
-            },
-            sources={
-                name[2:]: cast("Any", {"wakes": state["n"], "changed": state.get("dirty") or ()})
-                for name, text in fields.items()
-                if name[:2] == "s:"
-                for state in (json.loads(text),)
-            },
-        )
+        return _board(step, {name.decode(): value for name, value in found.items()})
 
     def read(self, run_id: str, step: str, names: Sequence[str]) -> dict[str, BoardEntry] | None:
         """Return those of some entries that are there, as they stood together; None: there is no such board yet."""
@@ -264,4 +253,25 @@ def _entry(meta: bytes, value: bytes) -> BoardEntry:
         step=facts.get("p"),
         at_ms=facts["t"],
         confidence=facts.get("c"),
+    )
+
+
+def _board(step: str, fields: Mapping[str, bytes]) -> BoardState | None:
+    if not fields:
+        return None
+    ended = fields["#state"] == b"ended"
+    return BoardState(
+        step=step,
+        status=cast("Any", fields["#state"].decode()),
+        writes=int(fields["#sums"].split()[0]),
+        wakes=int(fields["#wakes"]),
+        outcome=cast("Any", fields["#outcome"].decode()) if ended and "#outcome" in fields else None,
+        why=fields.get("#why", b"").decode() if ended else "",
+        entries={name[2:]: _entry(meta, fields[f"v:{name[2:]}"]) for name, meta in fields.items() if name[:2] == "m:"},
+        sources={
+            name[2:]: cast("Any", {"wakes": state["n"], "changed": state.get("dirty") or ()})
+            for name, text in fields.items()
+            if name[:2] == "s:"
+            for state in (json.loads(text),)
+        },
     )

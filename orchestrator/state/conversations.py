@@ -6,7 +6,7 @@ import json
 import secrets
 from typing import TYPE_CHECKING, Any, cast
 
-from orchestrator.messages import ConversationState, PeerState
+from orchestrator.messages import WITH_ITS_RUN, ConversationState, PeerState
 from orchestrator.state import keys
 from orchestrator.state.reading import milliseconds
 from orchestrator.state.runs import NOTHING_SPENT, Change, changed
@@ -39,25 +39,14 @@ class Conversations:
 
     def load(self, run_id: str, step: str) -> ConversationState | None:
         """Return a conversation as it stands, in one consistent look; None: it has not been opened."""
-        found = cast("dict[bytes, bytes]", self._client.hgetall(keys.talk(run_id, step)))
-        if not found:
-            return None
-        fields = {name.decode(): value for name, value in found.items()}
-        sums = json.loads(fields["#sums"])
-        ended = fields["#state"] == b"ended"
-        return ConversationState(
-            step=step,
-            status=cast("Any", fields["#state"].decode()),
-            messages=sums["messages"],
-            turns=sums["turns"],
-            proposals=tuple(sums["proposals"] or ()),
-            outcome=cast("Any", fields["#outcome"].decode()) if ended and "#outcome" in fields else None,
-            why=fields.get("#why", b"").decode() if ended else "",
-            peers={
-                name: _peer(json.loads(fields[f"p:{name}"]), name, fields)
-                for name in json.loads(fields["#rules"])["names"]
-            },
-        )
+        fields, status = self._store.beside(keys.talk(run_id, step), run_id, step)
+        found = _conversation(step, fields)
+        if found is None or found.status == "ended" or status in {None, "running"}:
+            return found
+        # No script goes through the conversations of a run that ends, of which there may be many.
+        peers = {name: peer.model_copy(update={"turn": None, "waits": ()}) for name, peer in found.peers.items()}
+        how = {"status": "ended", "outcome": "closed", "why": WITH_ITS_RUN}
+        return found.model_copy(update={**how, "peers": peers})
 
     def speak(
         self,
@@ -170,7 +159,8 @@ class Conversations:
 
     def peers(self, run_id: str, step: str) -> tuple[dict[str, PeerState], list[Line]]:
         """Return the members as they are, and the proposals, in three round trips."""
-        state = self.load(run_id, step)
+        found = cast("dict[bytes, bytes]", self._client.hgetall(keys.talk(run_id, step)))
+        state = _conversation(step, {name.decode(): value for name, value in found.items()})
         return (dict(state.peers), self.lines(run_id, step, state.proposals)) if state else ({}, [])
 
     def _bodies(self, run_id: str, names: Sequence[str]) -> dict[str, bytes]:
@@ -185,6 +175,25 @@ def is_a_judges(step: StepState) -> bool:
     path = (step.talk or "").rpartition("/")[0]
     inside = step.name[len(path) + 1 :] if path else step.name
     return inside.startswith("judge#")
+
+
+def _conversation(step: str, fields: Mapping[str, bytes]) -> ConversationState | None:
+    if not fields:
+        return None
+    sums = json.loads(fields["#sums"])
+    ended = fields["#state"] == b"ended"
+    return ConversationState(
+        step=step,
+        status=cast("Any", fields["#state"].decode()),
+        messages=sums["messages"],
+        turns=sums["turns"],
+        proposals=tuple(sums["proposals"] or ()),
+        outcome=cast("Any", fields["#outcome"].decode()) if ended and "#outcome" in fields else None,
+        why=fields.get("#why", b"").decode() if ended else "",
+        peers={
+            name: _peer(json.loads(fields[f"p:{name}"]), name, fields) for name in json.loads(fields["#rules"])["names"]
+        },
+    )
 
 
 def _peer(facts: Mapping[str, Any], name: str, fields: Mapping[str, bytes]) -> PeerState:

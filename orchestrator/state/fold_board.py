@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from orchestrator.messages import BoardEntry, BoardState, SourceState
+from orchestrator.messages import CLOSES, WITH_ITS_RUN, BoardEntry, BoardState, SourceState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,6 +35,8 @@ def fold_board(step: str, events: Iterable[Event]) -> BoardState | None:
             board = _Board(board)
         if board is None:
             continue
+        if event.type in CLOSES:
+            board.closes()
         if event.type == "RunRedriven" and step in cast("list[str]", event.data.get("cleared") or ()):
             board.entries.clear()
         if event.type == "StepStarted" and str(event.data["step"]) in sources:
@@ -83,6 +85,11 @@ class _Board:
             self.facts["status"] = "closing"
         elif event.type == "BoardEnded":
             self.facts |= {"status": "ended", "outcome": data["outcome"], "why": data["why"]}
+
+    def closes(self) -> None:
+        """It is over with its run, if it had not ended before."""
+        if self.facts["status"] != "ended":
+            self.facts |= {"status": "ended", "outcome": "closed", "why": WITH_ITS_RUN}
 
     def mark(self, source: str, changed: list[str]) -> None:
         known = self.sources.get(source, SourceState())

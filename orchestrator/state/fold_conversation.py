@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from orchestrator.messages import ConversationState, PeerState
+from orchestrator.messages import CLOSES, WITH_ITS_RUN, ConversationState, PeerState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +35,8 @@ def fold_conversation(step: str, events: Iterable[Event]) -> ConversationState |
         rules = _rules(step, event) or rules
         if event.type == "ConversationOpened" and event.data["talk"] == step:
             talk = _Talk(talk, rules, cast("list[str]", event.data["present"] or ()))
+        elif talk is not None and event.type in CLOSES:
+            talk.closes()
         elif talk is not None:
             talk.take(step, event)
     return talk.state(step) if talk else None
@@ -174,6 +176,12 @@ class _Talk:
     def _ConversationEnded(self, data: dict[str, Any]) -> None:  # noqa: N802  likewise
         self.status, self.outcome, self.why = "ended", data["outcome"], data["why"]
         self._close()
+
+    def closes(self) -> None:
+        """It is over with its run, if it had not ended before."""
+        if self.status != "ended":
+            self.status, self.outcome, self.why = "ended", "closed", WITH_ITS_RUN
+            self._close()
 
     def _close(self) -> None:
         for peer in self.peers.values():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
-    from orchestrator.messages import Priority, RunStatus
+    from orchestrator.messages import Priority, RunStatus, StepStatus
     from orchestrator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -158,6 +158,15 @@ class RunReader:
         entries = [entry for _, entries in found or () for entry in entries]
         ended = any(fields[b"type"].decode() in ENDS for _, fields in entries)
         return (entries[-1][0].decode() if entries else after), ended
+
+    def beside(self, key: str, run_id: str, step: str) -> tuple[dict[str, bytes], StepStatus | None]:
+        """Return a hash that a step keeps beside its run, and the step's status, as they stood together."""
+        pipe = self.client.pipeline(transaction=True)
+        pipe.hgetall(key)
+        pipe.hget(keys.run(run_id), f"step:{step}")
+        found, record = cast("tuple[dict[bytes, bytes], bytes | None]", pipe.execute())
+        fields = {name.decode(): value for name, value in found.items()}
+        return fields, None if record is None else json.loads(record)["status"]
 
     def exists(self, run_id: str) -> bool:
         """Tell whether there is such a run."""

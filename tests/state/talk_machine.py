@@ -386,13 +386,15 @@ class Conversing(RuleBasedStateMachine):
 
     @rule(place=PICK, speeches=SPEECHES)
     def speak_too_late(self, place: int, speeches: list[Speech]) -> None:
-        """An attempt that was lost speaks all the same: it is refused."""
+        """An attempt that was lost speaks all the same: it is refused, or at most recorded when all is over."""
         if self.stale and self.talk is not None:
             begun = self.stale[place % len(self.stale)]
-            before = self._looked()
+            before, talked = self._looked(), self.stage.talks.load(self.stage.run, TALK)
             said = [self._said(each, begun.step.name.partition("#")[0]) for each in speeches]
-            assert self.stage.speak(begun, *said, value=b"9").what in {"stale", "closed"}
-            assert self._looked() == before
+            what = self.stage.speak(begun, *said, value=b"9").what
+            assert what in {"stale", "closed", *(["late"] if self.reference.outcome else [])}
+            assert self.stage.talks.load(self.stage.run, TALK) == talked
+            assert what == "late" or self._looked() == before
 
     @precondition(lambda self: self.talk is not None and bool(self.reference.outcome))
     @rule(place=PICK, speeches=SPEECHES)
@@ -493,7 +495,8 @@ class Conversing(RuleBasedStateMachine):
             reference.turns,
             reference.proposals,
         )
-        assert now.outcome == (None if reference.judging and not self.ruled else reference.outcome or None)
+        outcome = None if reference.judging and not self.ruled else reference.outcome or None
+        assert now.outcome == (outcome or ("closed" if self.cancelled else None))
         for name, member in reference.members.items():
             found = now.peers[name]
             assert (found.present, found.turns, list(found.mail), list(found.stance), found.confidence) == (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.board.conditions import Condition, Count, Entry, matches
-from orchestrator.messages import MAX_STEPS, BoardRules, BoardState, PlanStep, RunState, SourceRules
+from orchestrator.messages import MAX_STEPS, BoardRules, BoardState, Member, PlanStep, RunState, SourceRules, Terms
 from orchestrator.state.boards import Author, Boards, Put, Wrote
 from orchestrator.state.fan_outs import FanOuts
 from orchestrator.state.fold import fold
@@ -73,6 +73,15 @@ def submit(store: RunStore, of: BoardRules, *, after: tuple[PlanStep, ...] = ())
     following = after[0].name if after else None
     plan = (PlanStep(name=BOARD, agent="rota", rules=of, next=following), *after)
     submission = Submission(flow="rota", plan=plan, value=b'{"people":3}', tags={}, deadline=60.0, retention=60.0)
+    return store.submit([submission])[0].run_id
+
+
+def of_board(of: BoardRules) -> PlanStep:
+    return PlanStep(name=BOARD, agent="rota", rules=of)
+
+
+def planned(store: RunStore, *plan: PlanStep, deadline: float = 60.0) -> str:
+    submission = Submission(flow="rota", plan=plan, value=b"1", tags={}, deadline=deadline, retention=60.0)
     return store.submit([submission])[0].run_id
 
 
@@ -582,6 +591,60 @@ def test_a_cancelled_run_closes_its_board(store: RunStore, boards: Boards) -> No
     assert Pen(boards, run, begun).put("plan", version=0).what == "closed"
     assert Pen(boards, run).put("plan", version=0).what == "closed"
     assert Pen(boards, run, begun).lock("l", "plan").what == "closed"
+    found = board(store, run)
+    assert (found.status, found.outcome, found.why) == ("ended", "closed", "its run has ended")
+    # and before the last thing in its log it was open
+    before = fold_board(BOARD, store.events(run)[:-1])
+    assert before == found.model_copy(update={"status": "open", "outcome": None, "why": ""})
+
+
+def test_a_board_is_over_while_its_run_undoes_what_was_done(store: RunStore, boards: Boards) -> None:
+    run = planned(store, PlanStep(name="first", agent="x", next=BOARD, undo="back"), of_board(rules(source("fill"))))
+    store.commit(begin(store, run, "first"), b"1")
+    Pen(boards, run, begin(store, run, "fill#1")).put("plan", version=0)
+    store.cancel(run, reason="enough", by="me")
+    assert store.load(run).status == "undoing"
+    found = board(store, run)
+    assert (found.outcome, list(found.entries)) == ("closed", ["plan"])
+    store.commit(begin(store, run, "first~undo"), b"1")
+    assert (store.load(run).status, board(store, run)) == ("cancelled", found)
+
+
+def test_a_board_that_was_closed_with_its_run_is_open_again_when_that_is_redriven(store: RunStore) -> None:
+    first = PlanStep(name="first", agent="x", next=BOARD)
+    run = planned(store, first, of_board(rules(source("fill"))), deadline=0.5)
+    store.commit(begin(store, run, "first"), b"1")
+    wait_until(lambda: store.expire(run).what == "cancelled", 10, "its deadline has passed")
+    assert board(store, run).outcome == "closed"
+    # when it begins before the board, that has not opened yet
+    store.redrive(run, step="first", value=None, agent="", deadline=60.0, by="")
+    assert (store.load(run).status, board(store, run).outcome) == ("running", "closed")
+    store.commit(begin(store, run, "first"), b"1")
+    assert (board(store, run).status, board(store, run).outcome) == ("open", None)
+
+
+def test_a_board_that_others_go_on_without_is_closed(store: RunStore) -> None:
+    # given a board that is an assignment, and another that is enough
+    boss = PlanStep(name="boss", agent="x", delegates=True, next="join")
+    run = planned(store, boss, PlanStep(name="join", agent="x", joins=True))
+    common: dict[str, Any] = {"fan": "join", "round": 1}
+    of = PlanStep(name="rota#1/board", agent="rota", rules=rules(source("fill")), member="rota#1/board", **common)
+    quick = PlanStep(name="quick#2", agent="quick", member="quick#2", **common)
+    terms = Terms(need=1, share=False, accept=False, otherwise="fail", width=9, within=None)
+    members = [Member(steps=(each,), value=b"1") for each in (of, quick)]
+    FanOuts(store).delegate(begin(store, run, "boss"), "join", members, terms, b"1")
+    begin(store, run, "rota#1/fill#1")
+    # when they have come together without it
+    store.commit(begin(store, run, "quick#2"), b"1")
+    # then it says so, and its log, too
+    events = store.events(run)
+    found = Boards(store).load(run, "rota#1/board")
+    assert found == fold_board("rota#1/board", events)
+    assert found is not None
+    assert (found.status, found.outcome, found.why) == ("ended", "closed", "the others went on without it")
+    assert fold(run, events) == store.load(run)
+    store.commit(begin(store, run, "join"), b"1")
+    assert Boards(store).load(run, "rota#1/board") == fold_board("rota#1/board", store.events(run)) == found
 
 
 # Locks

@@ -9,6 +9,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from orchestrator.conversation.ends import Concluded, Consensus, Deadline, MaxTurns, Silence, Spent
+from orchestrator.conversation.transcript import lines, spoken
 from orchestrator.messages import Member, PlanStep, Terms, Woken
 from orchestrator.state import keys
 from orchestrator.state.boards import Author, Boards, Put
@@ -802,8 +803,14 @@ def test_a_cancelled_run_leaves_nothing_while_members_wait(store: RunStore) -> N
     talk.turn("a#1", tell("b"), ask("b"))
     talk.begin("b#1")
     store.cancel(talk.run, reason="enough", by="me")
-    talk.now()  # it is compared with its log
+    found = talk.now()
+    assert (found.status, found.outcome, found.why) == ("ended", "closed", "its run has ended")
+    assert {(peer.turn, peer.waits) for peer in found.peers.values()} == {(None, ())}
     nothing_is_left(talk)
+    # and so its transcript ends
+    (end,) = [line for line in lines(talk.events, lambda _: {}) if line.kind == "ended"]
+    assert spoken(end) == ("the end: closed", "its run has ended: enough")
+    assert list(lines(talk.events, lambda _: {}, "another")) == []
     assert talk.ring() == "closed"
     assert talk.ring("a#1") == "closed"
 
@@ -1040,6 +1047,7 @@ def test_a_run_is_cancelled_while_its_judge_is_at_work(store: RunStore) -> None:
     begun = talk.begin("judge#1")
     store.cancel(talk.run, reason="enough", by="me")
     assert talk.speak(begun, value=b'{"proposal":2}').what == "closed"
+    assert talk.now().outcome == "closed"
     nothing_is_left(talk)
 
 

@@ -277,8 +277,11 @@ end
 
 close_board = function(board, rec)
   if rec.status ~= 'running' then return end
+  local key, why = board_key(board), 'the others went on without it'
   shut(board, 'ended')
-  close_sources(board, rec)
+  redis.call('HDEL', key, '#end')
+  redis.call('HSET', key, '#busy', 0, '#outcome', 'closed', '#why', why)
+  emit('BoardEnded', {board = board, outcome = 'closed', why = why, late = close_sources(board, rec)})
 end
 
 local function result_of(key, rec, outcome, why)
