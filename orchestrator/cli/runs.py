@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
@@ -13,8 +12,9 @@ from orchestrator.cli import boards, session, transcripts
 from orchestrator.cli.help import examples
 from orchestrator.cli.options import RunId, Verbose, command_app, login_name, parse_tags
 from orchestrator.cli.output import AsJson, clock_time, coloured, console, print_json, print_table
-from orchestrator.cli.plain import plain, visible
+from orchestrator.cli.plain import plain
 from orchestrator.cli.presence import NO_WORKER, lacks_worker
+from orchestrator.cli.results import result_lines
 from orchestrator.cli.steps import INDENT, rows
 from orchestrator.cli.watching import follow
 from orchestrator.cli.wording import (
@@ -122,7 +122,8 @@ def show(
     run_id: RunId,
     *,
     everything: Annotated[
-        bool, typer.Option("--all", help="Every assignment of a fan-out and every child, however many there are.")
+        bool,
+        typer.Option("--all", help="Every assignment of a fan-out, every child and all of the result, however many."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -153,9 +154,8 @@ def show(
         out.print(text, markup=False)
     if state.status == "completed":
         out.print("result:")
-        # JSON escapes the newlines within texts, so those that are left are its own.
-        for text in json.dumps(result, indent=2, ensure_ascii=False).split("\n"):
-            out.print(visible(text), markup=False)
+        for text in result_lines(result, state.id, whole=everything or not out.is_terminal):
+            out.print(text, markup=False)
 
 
 @app.command(

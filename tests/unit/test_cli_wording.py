@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
@@ -12,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator.cli import breakers, demo, entry, output
+from orchestrator.cli import breakers, demo, entry, output, runs, session
 from orchestrator.cli.board import Announcer
 from orchestrator.cli.demo import agents_prefix, counted
 from orchestrator.cli.failures import explain
@@ -20,6 +21,7 @@ from orchestrator.cli.folding import line
 from orchestrator.cli.output import clock_time
 from orchestrator.cli.plain import plain
 from orchestrator.cli.progress import progress_by_specialist, progress_by_stage
+from orchestrator.cli.results import result_lines
 from orchestrator.cli.steps import rows
 from orchestrator.cli.supervisor import Change
 from orchestrator.cli.watching import View, telling_how_to_decide
@@ -130,6 +132,41 @@ def nasty_document() -> dict[str, object]:
         "waiting": [],
         **times,
     }
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("everything", [True, False])
+def test_a_result_of_thousands_of_entries_is_cut_off_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    terminal: bool,  # noqa: FBT001  drawn
+    everything: bool,  # noqa: FBT001  likewise
+) -> None:
+    # given a run with a large result, of which an entry is long, too
+    result = {"first": "x" * 2000} | {f"entry.{number}": {"n": number} for number in range(5_000)}
+    state = run_state("completed", output="o")
+    run = SimpleNamespace(state=lambda: state, descendants=list, value=lambda _: result)
+    monkeypatch.setattr(session, "client", lambda: SimpleNamespace(get=lambda _: run))
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+
+    # when it is shown
+    runs.show(state.id, everything=everything)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    text = shown.partition("result:\n")[2]
+
+    # then it is whole, or a screen of it with what gives the rest
+    if everything or not terminal:
+        assert json.loads(text) == result
+        return
+    *lines, last = text.splitlines()
+    assert len(lines) == 60
+    assert lines[1] == f'  "first": "{"x" * 987}…'
+    assert last == "… 14,943 more lines, and a line is cut off: celeriac runs show 01abc --all, or --json for programs"
+
+
+def test_a_small_result_is_shown_whole_on_a_terminal() -> None:
+    assert list(result_lines({"a": [1]}, "01abc", whole=False)) == ["{", '  "a": [', "    1", "  ]", "}"]
 
 
 def test_cells_of_a_table_on_a_pipe_stay_in_their_row(capsys: pytest.CaptureFixture[str]) -> None:
