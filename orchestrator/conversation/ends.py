@@ -121,7 +121,8 @@ class Silence(End):
     Nothing was said for so long, whoever is at work.
 
     With it the conversation stays open when nobody has anything to do, until the time has passed: somebody outside may
-    speak. Without it that is its end.
+    speak. Without it that is its end. Where it takes more than the silence, `Silence(10.0) & MaxTurns(5)`, and that has
+    not come, it ends as quiet then.
 
     Args:
         seconds: above 0, at most a year.

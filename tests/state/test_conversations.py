@@ -759,6 +759,31 @@ def test_silence_passes_though_somebody_is_at_work(store: RunStore) -> None:
     talk.ring_until("joined")
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_a_silence_that_others_do_not_join_does_not_keep_it_open_for_ever(store: RunStore, works: bool) -> None:  # noqa: FBT001  drawn
+    talk = stage(store, "a", "b", opening=("a", "b"), until=Silence(0.2) & MaxTurns(9))
+    talk.turn("b#1")
+    if works:
+        begun = talk.begin("a#1")
+        sums = json.loads(store.client.hget(keys.talk(talk.run, TALK), "#sums") or b"")
+        wait_until(lambda: store_now(talk) > sums["last"] + 200, 5, "it has passed while somebody is at work")
+        assert talk.ring() == "early"
+        talk.speak(begun)
+    else:
+        talk.turn("a#1")
+        assert talk.now().status == "open"
+        talk.ring_until("joined")
+    assert (talk.result["outcome"], talk.result["why"]) == ("quiet", "nobody has anything to do")
+    nothing_is_left(talk)
+
+
+def test_a_silence_and_a_deadline_are_both_waited_for(store: RunStore) -> None:
+    talk = stage(store, "a", until=Silence(0.05) & Deadline(0.4))
+    talk.turn("a#1")
+    wait_until(lambda: talk.ring() == "joined", 10, "both have passed")
+    assert talk.result["why"] == "nothing was said for 0.05 s; 0.4 s"
+
+
 def store_now(talk: Stage) -> int:
     seconds, microseconds = talk.store.client.time()
     return int(seconds * 1000 + microseconds // 1000)

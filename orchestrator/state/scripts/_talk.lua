@@ -455,9 +455,10 @@ local function next_due(T, condition, due)
   return at and at > NOW and (not due or at < due) and at or due
 end
 
+-- Returns when that is, if time alone can still bring anything.
 local function arm(T)
   local rules, due = T.rules, nil
-  if not rules.timed then return end
+  if not rules.timed then return nil end
   if rules['until'] then due = next_due(T, rules['until'], nil) end
   if rules.moves then
     for _, name in ipairs(rules.names) do
@@ -475,6 +476,7 @@ local function arm(T)
     T.sums.armed = nil
     redis.call('ZREM', TIMERS, joined_by(T.name))
   end
+  return due
 end
 
 -- Of those with as much as each other, who wins.
@@ -754,8 +756,9 @@ local function check(T)
   local parts = T.rules['until'] and held(T, T.rules['until'])
   if parts then return end_talk(T, outcome_of(T, parts)) end
   if T.sums.limit then return end_talk(T, 'limit', T.sums.limit) end
-  if T.sums.busy == 0 and not T.rules.waits then return end_talk(T, 'quiet', 'nobody has anything to do') end
-  arm(T)
+  -- With a silence it waits for who is outside, but not when all that was to pass has passed and it takes more to end it.
+  local due = arm(T)
+  if T.sums.busy == 0 and not (T.rules.waits and due) then return end_talk(T, 'quiet', 'nobody has anything to do') end
   flush(T)
   return nil
 end
