@@ -149,7 +149,9 @@ class Concluded(End):
 
 class Spent(End):
     """
-    The members' turns have used so much, as they tell by `ctx.spend`.
+    The members' turns have used so much, as they tell by `ctx.spend`, and what specialists and sources in them have.
+
+    It is found out when a turn, a step of one or an assignment within one is done.
 
     Args:
         tokens, cost: at least one of them, above 0.

@@ -1416,6 +1416,69 @@ def test_a_member_that_is_a_hierarchy_gives_work_out(store: RunStore) -> None:
     assert (talk.mail("b"), talk.now().peers["team"].turn) == ((), None)
 
 
+def specialists(*names: str) -> list[Member]:
+    common: dict[str, Any] = {"fan": "team#1/join", "round": 1}
+    return [
+        Member(steps=(PlanStep(name=f"team#1/{name}", agent="work", member=f"team#1/{name}", **common),), value=b"8")
+        for name in names
+    ]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_specialists_within_a_turn_use_counts_for_its_end(store: RunStore, fails: bool) -> None:  # noqa: FBT001  drawn
+    talk = stage(store, peer("team", steps=HIERARCHY), "b", opening=("team", "b"), until=Spent(tokens=10))
+    terms = Terms(need=3, share=False, accept=False, otherwise="degrade", width=9, within=None)
+    work = specialists("x#1", "x#2", "x#3")
+    # given a boss that has used something, and a specialist
+    FanOuts(store).delegate(talk.begin("team#1/boss"), "team#1/join", work, terms, b"1", (4, 0.0))
+    store.commit(talk.begin("team#1/x#1"), b"1", spent=(3, 0.0))
+    assert talk.now().status == "open"
+    # when it is too much with the second one, then it ends at once, and not when the turn does
+    second = talk.begin("team#1/x#2")
+    if fails:
+        store.fail(second, "boom", spent=(3, 0.0))
+    else:
+        store.commit(second, b"1", spent=(3, 0.0))
+    assert (talk.result["outcome"], talk.result["why"]) == ("spent", "10 tokens and a cost of 0")
+    talk.now()  # it is compared with its log
+    assert talk.ready == []
+    nothing_is_left(talk)
+
+
+def test_a_boss_that_answers_itself_has_used_something_too(store: RunStore) -> None:
+    talk = stage(store, peer("team", steps=HIERARCHY), "b", opening=("team", "b"), until=Spent(tokens=4))
+    store.commit(talk.begin("team#1/boss"), b"5", "answer", spent=(4, 0.0))
+    assert talk.result["outcome"] == "spent"
+
+
+def test_what_is_sent_back_counts_once(store: RunStore) -> None:
+    steps = (PlanStep(name="x", agent="a", next="y"), PlanStep(name="y", agent="a", start="x", gated=True))
+    talk = stage(store, peer("a", steps=steps), "b", opening=("a", "b"), until=Spent(tokens=10))
+    talk.talks.speak(talk.begin("a#1/x"), b"1", asks=False, said=[], spent=(6, 0.0))
+    store.commit(talk.begin("a#1/y"), b"1", "revise", {"feedback": "again"})
+    talk.talks.speak(talk.begin("a#1/x"), b"1", asks=False, said=[], spent=(1, 0.0))
+    assert talk.now().status == "open"
+    talk.talks.speak(talk.begin("a#1/y"), b"1", asks=False, said=[], spent=(3, 0.0))
+    assert talk.result["why"] == "10 tokens and a cost of 0"
+
+
+def test_what_is_used_within_a_board_or_a_conversation_counts_for_those_around(store: RunStore) -> None:
+    inner = step_of(rules("x"), "inner")
+    of = board_rules(source("fill", "task", steps=(inner,)))
+    talk = stage(
+        store,
+        peer("team", steps=(PlanStep(name="board", agent="rota", rules=of),)),
+        "b",
+        opening=("team", "b"),
+        until=Spent(cost=0.5),
+    )
+    within = Stage(store, talk.run, "team#1/fill#1/inner")
+    within.talks.speak(within.begin("team#1/fill#1/x#1"), b"null", asks=False, said=[], spent=(0, 0.5))
+    assert (talk.result["outcome"], talk.result["turns"]) == ("spent", 2)
+    talk.now()  # it is compared with its log
+    nothing_is_left(talk)
+
+
 def test_what_a_synthesiser_has_asked_is_of_its_round(store: RunStore) -> None:
     talk = stage(store, peer("team", steps=HIERARCHY), "b")
     terms = Terms(need=0, share=False, accept=False, otherwise="fail", width=9, within=None)

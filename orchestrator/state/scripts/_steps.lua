@@ -5,6 +5,7 @@ local LONGEST_REASON = 2000
 local LONGEST_FENCE = 200  -- bytes that a claim check may have beside the name of its value
 local open_board, close_board, source_ended  -- of blackboards: in _board.lua
 local talks  -- of conversations: in _talk.lua
+local talks_charged = false  -- whether what was used within turns is to be looked at
 
 -- A step's turn has come. A blackboard has no worker of its own, nor has a conversation: its sources' or members' steps are
 -- what is ready.
@@ -12,6 +13,14 @@ local function start(step, rec, dispatch_ms)
   if rec.rules then open_board(step, rec, dispatch_ms)
   elseif rec.converses then talks().open(step, rec, dispatch_ms)
   else make_ready(step, rec, dispatch_ms) end
+end
+
+-- A step is over, one way or another: what it has used may count for a conversation's end.
+local function charge(step, rec)
+  if not (rec.tokens or rec.cost) then return end
+  -- Whatever is within a turn has its number in its name.
+  local inside = rec.talk or string.find(rec.board or rec.fan or '', '#', 1, true)
+  if inside and redis.call('HEXISTS', RUN, 'talks') == 1 then talks().charge(step, rec) end
 end
 
 -- A run waits as long as one of its steps waits for a person.
@@ -268,6 +277,7 @@ local function fail_step(retention_ms, step, rec, reason, kind, dispatch_ms)
   settle(rec)
   rec.status, rec.reason, rec.ended_ms = 'failed', reason, NOW
   save(step, rec)
+  charge(step, rec)
   leave_indexes(step, rec)
   local facts = {step = step, reason = reason, tokens = rec.tokens, cost = rec.cost,
                  losses = rec.losses, strikes = rec.strikes}
@@ -327,6 +337,7 @@ local function complete(retention_ms, step, rec, accepted, dispatch_ms)
   settle(rec)
   rec.status, rec.ended_ms = 'completed', NOW
   save(step, rec)
+  charge(step, rec)
   if rec.until_ms then redis.call('ZREM', TIMERS, by_then(step)) end
   emit('StepCompleted', {step = step, output = rec.output, tokens = rec.tokens, cost = rec.cost,
                          reason = rec.degraded and rec.reason or nil, accepted = accepted or nil, says = rec.says})
@@ -456,10 +467,14 @@ member_ended = function(retention_ms, step, rec, outcome, answer, fault, accepte
   end
   local verdict, why = verdict_of(fan)
   if accepted then verdict, why = 'accepted', nil end
-  if verdict then return join(retention_ms, name, fan, verdict, why, dispatch_ms) end
-  open_members(name, fan, dispatch_ms)
-  save_fan(name, fan)
-  return 'failed'
+  local done = 'failed'
+  if verdict then
+    done = join(retention_ms, name, fan, verdict, why, dispatch_ms)
+  else
+    open_members(name, fan, dispatch_ms)
+    save_fan(name, fan)
+  end
+  return talks_charged and talks().spent(dispatch_ms) or done
 end
 
 -- Another agent takes the step: of a gate what its gate's first step took, else what the step itself took.

@@ -18,6 +18,7 @@ talk      hash    {sNN}:run:<id>:talk:<step>
             about; h, hops; v, volley; u, until when a reply is wanted; a, when; p, the step; w, what is around the task
   a:<id>    JSON of a question: step, from; of, each one's reply, or why there is none, false while it is awaited; left, how many
             of them are; need, after how many replies no other is awaited
+  u:<step>  JSON of what a step has used that counts: tokens, cost
   n:<who>   the last thing that somebody outside has said: the call's nonce, and the message
 Everything is made where it is first asked for: most runs have no conversation.
 ]]
@@ -798,6 +799,8 @@ local function open(name, rec, dispatch)
     timed = timed or own.joins or own.leaves
   end
   fixed.timed = (fixed['until'] or timed) and true or nil
+  -- Nobody asks what was used.
+  fixed.unpaid = not string.find(cjson.encode(rules), '["spent",', 1, true) or nil
   if fixed.resolve and fixed.resolve.weighted == nil then fixed.resolve.weighted = true end
   if fixed.resolve then fixed.resolve.need, fixed.resolve.ties = fixed.resolve.need or 0, fixed.resolve.ties or 'earliest' end
   fields[#fields + 1], fields[#fields + 2] = '#rules', cjson.encode(fixed)
@@ -842,15 +845,42 @@ local function close(name, rec)
   seen[name] = nil
 end
 
-local function account(T, rec)
-  T.sums.tokens, T.sums.cost = T.sums.tokens + (rec.tokens or 0), T.sums.cost + (rec.cost or 0)
+-- What a step has used counts for all conversations that it is within, as far as it did not before: a gate may send it
+-- back, and it ends once more.
+local charged = {}
+local function charge(step, rec)
+  local at = rec
+  while at do
+    local above = at.talk or at.board or at.fan
+    local T = at.talk and state_of(above)
+    if T and T.rules and T.state == 'open' and not T.rules.unpaid then
+      local before = get(T.key, 'u:' .. step) or {0, 0}
+      local tokens, cost = rec.tokens or 0, rec.cost or 0
+      T.sums.tokens, T.sums.cost = T.sums.tokens + tokens - before[1], T.sums.cost + cost - before[2]
+      redis.call('HSET', T.key, 'u:' .. step, cjson.encode({tokens, cost}))
+      flush(T)
+      charged[#charged + 1], talks_charged = above, true
+    end
+    at = above and load(above)
+  end
+end
+
+-- Is a conversation over by what those within its turns have used? Returns what `fail_step` does, else nil.
+local function spent(dispatch)
+  dispatch_ms, talks_charged = dispatch, false
+  local names, ended = charged, nil
+  charged = {}
+  for i = #names, 1, -1 do
+    local T = state_of(names[i])
+    if T.rules and T.state == 'open' then ended = check(T) or ended end
+  end
+  return ended
 end
 
 -- The judge has spoken, or cannot. Returns what `fail_step` does.
 local function judged(T, rec, fault)
   local ending = get(T.key, '#end')
   local votes = tally(T)
-  account(T, rec)
   if fault then
     return finish_talk(T, ending.outcome, ending.why, ending.late, nil, 'its judge failed: ' .. fault, false, votes)
   end
@@ -879,7 +909,6 @@ local function turn_ended(step, rec, fault, dispatch)
   local p = changing(T, name)
   p.turn, p.waits, p.ask = nil, nil, nil
   sums.busy, sums.done = sums.busy - 1, sums.done + 1
-  account(T, rec)
   if mail.kind == 'ask' then
     if fault then
       end_children()
@@ -920,7 +949,7 @@ end
 
 talk_made = {
   open = open, close = close, turn_ended = turn_ended, due = due, state_of = state_of, say = say, check = check,
-  expire = expire, flush = flush, account = account,
+  expire = expire, flush = flush, charge = charge, spent = spent,
   dispatch = function(ms) dispatch_ms = ms end,
 }
 return talk_made

@@ -60,6 +60,7 @@ elseif verdict == 'answer' then
   settle(rec)
   rec.status, rec.ended_ms = 'completed', NOW
   save(step, rec)
+  charge(step, rec)
   if rec.until_ms then redis.call('ZREM', TIMERS, by_then(step)) end
   emit('StepCompleted', {step = step, output = rec.output, tokens = rec.tokens, cost = rec.cost,
                          reason = rec.degraded and rec.reason or nil, answers = true})

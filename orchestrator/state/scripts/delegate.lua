@@ -70,6 +70,7 @@ else
   rec.status, rec.ended_ms, rec.output = 'completed', NOW, ARGV[3]
 end
 save(step, rec)
+charge(step, rec)
 if again and before and facts.first then
   -- The members of all rounds are one list.
   local last = before.tail and load(before.tail)

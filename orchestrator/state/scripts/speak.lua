@@ -83,7 +83,6 @@ redis.call('HSET', DATA, ARGV[3], ARGV[4])
 rec.output, rec.says = ARGV[3], ARGV[10] ~= '' and ARGV[10] or nil
 if ARGV[6] ~= '' then rec.degraded, rec.reason = true, ARGV[6] end
 if rec.next then
-  library.account(T, rec)
   library.flush(T)
   local reply = complete(retention_ms, step, rec, nil, dispatch_ms)
   library.check(T)
