@@ -197,13 +197,16 @@ class Context(Speaker):
     @property
     def board(self) -> Board:
         """
-        The blackboard that the agent is a source of.
+        The blackboard that the agent is a source of; where that is a hierarchy its boss and its synthesiser have it.
 
         Raises:
             InvalidInput: it is none's.
         """
         if self._board is None:
-            msg = f"step {self.step!r} of flow {self.flow!r} is no blackboard's: only its sources have ctx.board"
+            msg = (
+                f"step {self.step!r} of flow {self.flow!r} is no blackboard's: only its sources have ctx.board, and "
+                "of a hierarchy the boss and the synthesiser; a specialist is given what it needs in its assignment"
+            )
             raise InvalidInput(msg)
         return self._board
 
