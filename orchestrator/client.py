@@ -489,7 +489,7 @@ class Run:
         if given is UNSET:
             return None
         planned = state.step(step)
-        taker = known.get(agent or (planned.agent if planned else ""))
+        taker = known.get(agent or ((planned.instead_of or planned.agent) if planned else ""))
         kind = ANY if taker is None else taker.input
         try:
             return to_json(kind, kind.validate_python(given))

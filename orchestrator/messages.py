@@ -359,6 +359,7 @@ class StepState(PlanStep):
 
     Attributes:
         input: the name of the value it takes; `output`: of the one it gave; `draft`: of the one its gate sent back.
+        took: the name of the value that it took itself, while a gate's fallback takes another one in its place.
         attempt: begins in this revision; `begins`: begins in all; `revision`: times a gate sent it back.
         sent_back: times its own gate did, since an outer one last did.
         instead_of: the agent it fell back from, while it does.
@@ -381,6 +382,7 @@ class StepState(PlanStep):
 
     status: StepStatus = "pending"
     input: str | None = None
+    took: str | None = None
     output: str | None = None
     draft: str | None = None
     attempt: int = 0

@@ -137,7 +137,8 @@ def show(letter_id: Id, *, as_json: AsJson = False) -> None:
     letter = run.dead_letter()
     state = run.state()
     step = state.step(letter.step or letter.goes_on_at or "")
-    value = run.value(step.input) if step is not None and step.input is not None else None
+    taken = step and (step.took or step.input)
+    value = run.value(taken) if taken else None
     if as_json:
         failed = failed_assignments(state, letter.step or "") if missed(state, letter.step) else []
         print_json(document(letter) | {"input": value, "assignments": [asdict(one) for one in failed]})

@@ -104,6 +104,12 @@ class Attempt:
         return agents().get(step.instead_of or step.agent, self.agent)
 
     @property
+    def own_value(self) -> bytes | None:
+        """What the step itself takes, where its gate's fallback was given another input; None: that is no one value."""
+        begun = self.begun
+        return begun.value if begun.step.took is None else self.process.store.value(begun.run_id, begun.step.took)
+
+    @property
     def spent(self) -> Spent:
         """What it has used, as the state keeps it."""
         total = self.account.total

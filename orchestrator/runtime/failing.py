@@ -143,7 +143,7 @@ def _value(attempt: Attempt, rung: Rung) -> tuple[bytes, str] | None:
     if isinstance(rung, Constant):
         return attempt.primary.constant(rung), FIXED
     if isinstance(rung, Cached):
-        found = attempt.process.guards.last_good(attempt.primary.name, rung.digest(attempt.begun.value))
+        found = attempt.process.guards.last_good(attempt.primary.name, rung.digest(attempt.own_value or b""))
         if found is not None and found[1] <= rung.max_age:
             return found[0], f"{LAST_GOOD}, {found[1]:.0f} s old"
     return None

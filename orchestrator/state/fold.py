@@ -196,6 +196,14 @@ def _settle(step: dict[str, object]) -> None:
         step.pop(name, None)
 
 
+def _give_back(step: dict[str, object]) -> None:
+    """Let a step be its first agent's again, and take what that one takes."""
+    if first := step.pop("instead_of", None):
+        step["agent"] = first
+    if own := step.pop("took", None):
+        step["input"] = own
+
+
 def _spent(step: dict[str, object], event: Event) -> None:
     step.update({name: event.data[name] for name in ("tokens", "cost") if name in event.data})
 
@@ -267,8 +275,7 @@ def _step_revised(folding: _Folding, event: Event) -> None:
             before = {"output": step["output"], "revision": step.get("revision", 0)}
             step["earlier"] = [*cast("list[object]", step.get("earlier", [])), before]
         step.update(status="pending", attempt=0, revision=cast("int", step.get("revision", 0)) + 1)
-        if first := step.pop("instead_of", None):
-            step["agent"] = first
+        _give_back(step)
         for name in ("degraded", "reason", "first_ms", "until_ms", "rung", "losses", "strikes", "asked", "said"):
             step.pop(name, None)
     for step in span[:-1]:
@@ -286,6 +293,7 @@ def _step_fell_back(folding: _Folding, event: Event) -> None:
     data, step = event.data, folding.step(event)
     step.setdefault("instead_of", step["agent"])
     step.update(agent=data["agent"], input=data["input"], reason=data["reason"], degraded=True, attempt=0)
+    step.update(took=data.get("took"))
     if "rung" in data:
         step["rung"] = data["rung"]
     _spent(step, event)
@@ -470,8 +478,7 @@ def _step_delegated(folding: _Folding, event: Event) -> None:
     _spent(step, event)
     if again:
         step.update(status="pending", attempt=0, revision=cast("int", step.get("revision", 0)) + 1)
-        if first := step.pop("instead_of", None):
-            step["agent"] = first
+        _give_back(step)
         for gone in (*_OF_A_ROUND, "asked", "said"):
             step.pop(gone, None)
         if facts.get("first") and old.get("tail"):
@@ -557,8 +564,7 @@ def _reset(step: dict[str, object], name: str, event: Event) -> None:
     if name in cast("list[str]", data["revised"] or []):
         step["revision"] = cast("int", step.get("revision", 0)) + 1
     _settle(step)
-    if first := step.pop("instead_of", None):
-        step["agent"] = first
+    _give_back(step)
     for gone in _OF_WHAT_WAS_DONE:
         step.pop(gone, None)
     step.update(status="pending", attempt=0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator import Budget, RunFailed
-from orchestrator.errors import WrongState
+from orchestrator.errors import InvalidInput, WrongState
 from orchestrator.state import keys
 from tests.integration.checks import check_all
 from tests.integration.conftest import FAILED
@@ -26,6 +26,7 @@ SOON = 15.0
 MODULE = "tests.integration.resorts.flows"
 AGENTS = (
     *("also-fails", "fails", "helpless", "anything", "picky", "waits", "waits-alone", "falls", "falls-alone"),
+    *("counts", "names", "numbers", "calls"),
     *("gives-up", "gives-up-alone", "cheap", "dear", "too-large", "alone", "does", "undoes", "ends", "parent"),
 )
 
@@ -105,6 +106,30 @@ def test_what_its_gate_rejects_fails_the_run_whatever_its_agent_falls_back_to(de
     with pytest.raises(RunFailed, match="rejected by its gate"):
         run.result(timeout=SOON)
     assert not step(run).degraded
+
+
+def test_a_redrive_after_a_gates_fallback_is_for_the_stage_and_not_for_the_fallback(deployment: Deployment) -> None:
+    # given a stage within a stage, whose gate gave what the first one took to a fallback, which failed
+    run, last = submit(deployment, "outer-names", "odd"), "resorts-inner-names/last"
+    with pytest.raises(RunFailed, match="ValueError: odd"):
+        run.result(timeout=SOON)
+    assert step(run, last).instead_of == "resorts.names"
+
+    # when it is redriven as it was, then the stage takes what it took, and the same follows
+    run.redrive()
+    with pytest.raises(RunFailed, match="ValueError: odd"):
+        run.result(timeout=SOON)
+
+    # when it is given another input, then that is one that the stage takes
+    with pytest.raises(InvalidInput, match="does not fit"):
+        run.redrive(input={"text": "even"})
+    run.redrive(input={"number": 4})
+    assert run.result(timeout=SOON).by == "names 4"
+
+
+def test_fallbacks_of_an_agent_take_what_it_took_after_that_of_its_gate_has_failed(deployment: Deployment) -> None:
+    run = submit(deployment, "outer-calls", "odd")
+    assert run.result(timeout=SOON).by == "numbers 3"
 
 
 # Breakers

@@ -169,8 +169,8 @@ class FanRun(ReferenceRun):
         if again:
             step.status, step.attempt, step.losses, step.rung, step.late = "pending", 0, 0, 0, False
             step.revision += 1
-            step.agent, step.instead_of, step.value = step.instead_of or step.agent, None, None
-            step.degraded = False
+            step.give_back()
+            step.value, step.degraded = None, False
         else:
             step.status, step.output = "completed", value
         for member in members:
@@ -315,7 +315,8 @@ class FanRun(ReferenceRun):
 
     def _reopens(self, name: str) -> bool:
         fan = self.fans.get(name)
-        if fan is None or fan.task is None or self.steps[name].value not in (None, FAN, fan.task):
+        taken = self.steps[name].value if self.steps[name].own is None else self.steps[name].own
+        if fan is None or fan.task is None or taken not in (None, FAN, fan.task):
             return False
         missed = fan.terms and fan.terms.otherwise == "fail" and fan.verdict in SHORT
         return bool(self._undone(name) or not fan.verdict or missed)
@@ -476,7 +477,8 @@ class FanRun(ReferenceRun):
         while True:
             self._keep_for_undo(step)
             step.status, step.attempt, step.revision, step.losses, step.rung = "pending", 0, step.revision + 1, 0, 0
-            step.agent, step.instead_of, step.degraded, step.late = step.instead_of or step.agent, None, False, False
+            step.give_back()
+            step.degraded = step.late = False
             step.sent_back = step.sent_back + 1 if step is gated else 0
             if step is gated:
                 break

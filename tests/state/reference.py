@@ -22,7 +22,8 @@ class ReferenceStep:
     A step; `fence` names the attempt that may commit, `committed` what each one that did was told.
 
     `due`: whether the timer of a delayed step has rung, or the time of a waiting one is over; `late`: whether the step
-    should be done by now; `earlier`: what it gave, and in which revision, when a later gate sent it back, to be undone.
+    should be done by now; `own`: what it took before a fallback took something else in its place; `earlier`: what it
+    gave, and in which revision, when a later gate sent it back, to be undone.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ReferenceStep:
     instead_of: str | None = None
     feedback: tuple[str, ...] = ()
     value: bytes | None = None
+    own: bytes | None = None
     output: bytes | None = None
     draft: bytes | None = None
     fence: str | None = None
@@ -55,6 +57,11 @@ class ReferenceStep:
     undoes: str | None = None
     undone: bool = False
     earlier: list[tuple[bytes, int]] = field(default_factory=list)
+
+    def give_back(self) -> None:
+        """Let it be its first agent's again, with what that one took."""
+        self.agent, self.instead_of = self.instead_of or self.agent, None
+        self.value, self.own = self.value if self.own is None else self.own, None
 
     @property
     def first(self) -> str:
@@ -282,7 +289,7 @@ class ReferenceRun:
             return owns
         step.rung = rung
         step.tokens += tokens
-        self._fall_back(step, agent, step.value or b"")
+        self._fall_back(step, agent, (step.value if step.own is None else step.own) or b"")
         return "again"
 
     # People
@@ -376,7 +383,7 @@ class ReferenceRun:
     @staticmethod
     def _reset(step: ReferenceStep, *, anew: bool) -> None:
         step.revision += anew
-        step.agent, step.instead_of = step.instead_of or step.agent, None
+        step.give_back()
         step.status, step.attempt, step.losses, step.rung, step.sent_back = "pending", 0, 0, 0, 0
         step.output = step.draft = None
         step.degraded = step.undone = step.late = False
@@ -527,6 +534,7 @@ class ReferenceRun:
 
     def _fall_back(self, step: ReferenceStep, agent: str, value: bytes) -> None:
         step.instead_of = step.instead_of or step.agent
+        step.own = step.value if step.own is None else step.own
         step.agent, step.degraded, step.attempt, step.losses, step.output, step.draft = agent, True, 0, 0, None, None
         self._ready(step.name, value)
 
@@ -544,7 +552,8 @@ class ReferenceRun:
             step = self.steps[name]
             self._keep_for_undo(step)
             step.status, step.attempt, step.revision, step.losses, step.rung = "pending", 0, step.revision + 1, 0, 0
-            step.agent, step.instead_of, step.degraded, step.late = step.instead_of or step.agent, None, False, False
+            step.give_back()
+            step.degraded = step.late = False
             step.sent_back = step.sent_back + 1 if step is gated else 0
         gated.output = None
         first.status = "ready"

@@ -352,6 +352,58 @@ def test_a_redriven_step_may_be_sent_back_as_often_as_before(store: RunStore) ->
     store.cancel(run, reason="", by="")
 
 
+GATED = (
+    PlanStep(name="in/draft", agent="a", next="in/check"),
+    PlanStep(name="in/check", agent="b", gated=True, start="in/draft"),
+)
+"""A stage that is a flow: its gate is behind the last step, and its fallback takes what the first one took."""
+
+
+@pytest.mark.parametrize("how", ["gate", "person"])
+def test_a_step_that_is_redriven_after_its_gates_fallback_failed_takes_what_it_took_itself(
+    store: RunStore, how: str
+) -> None:
+    # given a stage whose output its gate, or a person, gave to a fallback
+    run = submit(store, GATED)
+    work(store, run, "in/draft")
+    if how == "gate":
+        store.commit(begin(store, run, "in/check"), b"1", "fallback", {"agent": "spare", "reason": "not sure"})
+    else:
+        asks = {"question": "?", "timeout_ms": 60_000, "default": "reject", "fallback": "spare"}
+        store.commit(begin(store, run, "in/check"), b"1", "wait", asks)
+        store.decide(run, "in/check", "fallback", by="me")
+    begun = begin(store, run, "in/check")
+    assert (begun.step.agent, begun.value[:3]) == ("spare", b'"xx')
+    assert problems(look(store, run)) == []
+
+    # when that fails, and the run is redriven
+    store.fail(begun, "no")
+    store.redrive(run, step="", value=None, agent="", deadline=60.0, by="me")
+
+    # then
+    begun = begin(store, run, "in/check")
+    assert (begun.step.agent, begun.step.instead_of, begun.value) == ("b", None, b'"in/draft"')
+    assert problems(look(store, run)) == []
+    store.cancel(run, reason="", by="")
+
+
+def test_the_agents_own_fallback_takes_what_the_step_took_after_that_of_its_gate(store: RunStore) -> None:
+    # given
+    run = submit(store, GATED)
+    work(store, run, "in/draft")
+    store.commit(begin(store, run, "in/check"), b"1", "fallback", {"agent": "spare", "reason": "not sure"})
+
+    # when
+    store.degrade(begin(store, run, "in/check"), "simple", "no", rung=1)
+
+    # then
+    begun = begin(store, run, "in/check")
+    assert (begun.step.agent, begun.step.instead_of, begun.step.took) == ("simple", "b", None)
+    assert begun.value == b'"in/draft"'
+    assert problems(look(store, run)) == []
+    store.cancel(run, reason="", by="")
+
+
 @pytest.mark.parametrize(
     ("step", "value", "outcome"),
     [

@@ -903,3 +903,23 @@ def test_a_join_that_was_given_an_input_in_place_of_a_plan_may_give_work_out(sto
     assert (begun.value, gathered(store, run)) == (b"1", {"work#2": ("ok", b'"work#2"')})
     assert problems(look(store, run)) == []
     store.cancel(run, reason="", by="")
+
+
+def test_a_join_that_is_redriven_after_its_gates_fallback_failed_takes_what_its_members_gave(store: RunStore) -> None:
+    # given a fan-out with a gate, whose fallback takes what the boss took
+    run = submit(store, (PLAN[0], PLAN[1].model_copy(update={"gated": True, "start": "boss"})))
+    give(store, run, one("work#1"))
+    work(store, run, "work#1")
+    store.commit(begin(store, run, "join"), b"1", "fallback", {"agent": "spare", "reason": "not sure"})
+    begun = begin(store, run, "join")
+    assert (begun.step.agent, begun.step.input, begun.value) == ("spare", "input", b"1")
+
+    # when that fails, and the run is redriven
+    store.fail(begun, "no")
+    assert redrive(store, run) == ("redriven", "join")
+
+    # then
+    assert begin(store, run, "join").step.input == "fan:join"
+    assert gathered(store, run) == {"work#1": ("ok", b'"work#1"')}
+    assert problems(look(store, run)) == []
+    store.cancel(run, reason="", by="")

@@ -477,15 +477,23 @@ member_ended = function(retention_ms, step, rec, outcome, answer, fault, accepte
   return talks_charged and talks().spent(dispatch_ms) or done
 end
 
+-- A step is its first agent's again, and takes what that one takes.
+local function give_back(rec)
+  if rec.instead_of then rec.agent, rec.instead_of = rec.instead_of, nil end
+  if rec.took then rec.input, rec.took = rec.took, nil end
+end
+
 -- Another agent takes the step: of a gate what its gate's first step took, else what the step itself took.
 local function fall_back(step, rec, agent, reason, input, dispatch_ms)
+  local own = rec.took or rec.input
+  rec.took = own ~= input and own or nil
   rec.instead_of = rec.instead_of or rec.agent
   rec.agent, rec.reason, rec.degraded = agent, reason, true
   rec.input, rec.attempt = input, 0
   rec.draft, rec.output = nil, nil  -- another agent's, of another type
   rec.first_ms, rec.losses, rec.strikes = nil, nil, nil
   rec.asked, rec.said = nil, nil
-  emit('StepFellBack', {step = step, agent = agent, input = input, reason = reason, rung = rec.rung,
+  emit('StepFellBack', {step = step, agent = agent, input = input, took = rec.took, reason = reason, rung = rec.rung,
                         tokens = rec.tokens, cost = rec.cost})
   make_ready(step, rec, dispatch_ms)
 end

@@ -118,10 +118,7 @@ while true do
   back.asked, back.said = nil, nil
   -- A gate's own count: what an outer gate sends back starts afresh at the gates within.
   back.sent_back = name == step and (back.sent_back or 0) + 1 or nil
-  if back.instead_of then
-    -- The fallback took the input of where its gate begins; what comes now is its first agent's.
-    back.agent, back.instead_of = back.instead_of, nil
-  end
+  give_back(back)
   back.degraded, back.reason = nil, nil
   if name == first then
     back.feedback = back.feedback or {}

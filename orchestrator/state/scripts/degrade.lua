@@ -20,5 +20,5 @@ if rec.status ~= 'running' or rec.fence ~= ARGV[2] then return told('stale') end
 redis.call('ZREM', LEASES, member(step))
 spend(rec, ARGV[7], ARGV[8])
 rec.rung = rung
-fall_back(step, rec, ARGV[3], ARGV[4], rec.input, tonumber(ARGV[6]))
+fall_back(step, rec, ARGV[3], ARGV[4], rec.took or rec.input, tonumber(ARGV[6]))
 return told('again', step)

@@ -62,10 +62,10 @@ settle(rec)
 if rec.until_ms then redis.call('ZREM', TIMERS, by_then(step)) end
 if again then
   -- It runs again when the members have come together: what `once` recorded was for this round.
+  give_back(rec)
   rec.status, rec.attempt, rec.revision = 'pending', 0, (rec.revision or 0) + 1
   rec.input, rec.first_ms, rec.until_ms, rec.rung, rec.losses, rec.strikes = nil, nil, nil, nil, nil, nil
   rec.degraded, rec.reason, rec.asked, rec.said = nil, nil, nil, nil
-  if rec.instead_of then rec.agent, rec.instead_of = rec.instead_of, nil end
 else
   rec.status, rec.ended_ms, rec.output = 'completed', NOW, ARGV[3]
 end

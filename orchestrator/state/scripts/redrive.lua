@@ -97,7 +97,7 @@ end
 -- A fan-out whose members did not give what it takes goes on with those that are not done.
 local fan = steps[first].joins and redis.call('HGET', RUN, 'fan:' .. first)
 fan = fan and cjson.decode(fan)
-local input = steps[first].input
+local input = steps[first].took or steps[first].input
 local given = fan and input and input ~= 'fan:' .. first and input ~= fan.task  -- by whom sent it again before
 local reopens = ARGV[2] == '' and fan and fan.task and not given and
   (broken[first] or not fan.verdict or (fan.otherwise == 'fail' and (fan.verdict == 'missed' or fan.verdict == 'overdue')))
@@ -116,7 +116,7 @@ local function again(name, anew, keeps_input)
     revised[#revised + 1] = name
   end
   settle(rec)
-  if rec.instead_of then rec.agent, rec.instead_of = rec.instead_of, nil end
+  give_back(rec)
   rec.status, rec.attempt, rec.losses, rec.strikes = 'pending', 0, nil, nil
   rec.output, rec.draft, rec.reason, rec.degraded, rec.undone, rec.rung = nil, nil, nil, nil, nil, nil
   rec.ended_ms, rec.first_ms, rec.until_ms, rec.decision, rec.sent_back = nil, nil, nil, nil, nil

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from orchestrator import Breaker, Cached, Constant, Context, Gate, Pipeline, RateLimit, Stage, agent
+from orchestrator import Breaker, Cached, Constant, Context, Decision, Gate, Pipeline, RateLimit, Stage, agent
 
 POLL = 0.02
 LARGE = 4000
@@ -27,6 +27,12 @@ class Taken(BaseModel):
     """Which agent gave it."""
 
     by: str = ""
+
+
+class Count(BaseModel):
+    """What a stage within a stage takes."""
+
+    number: int
 
 
 NOTHING = Constant(Taken(by="constant"))
@@ -119,6 +125,26 @@ def alone(given: Given) -> Taken:
     return Taken(by="alone")
 
 
+@agent("resorts.counts")
+async def counts(given: Given) -> Count:
+    return Count(number=len(given.text))
+
+
+@agent("resorts.names")
+async def names(count: Count) -> Taken:
+    return Taken(by=f"names {count.number}")
+
+
+@agent("resorts.numbers")
+async def numbers(count: Count) -> Taken:
+    return Taken(by=f"numbers {count.number}")
+
+
+@agent("resorts.calls", fallback=[Cached(), numbers])
+async def calls(count: Count) -> Taken:
+    return Taken(by=f"calls {count.number}")
+
+
 @agent("resorts.does")
 async def does(given: Given) -> Given:
     return given
@@ -160,6 +186,17 @@ ALONE = (
     alone,
     parent,
 )
+
+
+def odd(taken: Taken) -> Decision:
+    """Let pass what is of an even number."""
+    return Decision.ok() if int(taken.by[-1]) % 2 == 0 else Decision.fall_back("odd")
+
+
+for last in (names, calls):
+    inner = Pipeline(f"resorts-inner-{last.name[8:]}", [counts, Stage(last, name="last")])
+    Pipeline(f"resorts-outer-{last.name[8:]}", [Stage(inner, gate=Gate(odd, fallback=also_fails))])
+
 for one in ALONE:
     Pipeline(one.name.replace(".", "-"), [Stage(one, name="only")])
 
