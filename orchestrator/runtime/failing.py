@@ -41,7 +41,9 @@ def follow(attempt: Attempt, failed: AttemptFailed) -> str:
     reason = failed.reason
     if not failed.final:
         reason = _try_again(attempt, reason, failed.__cause__)
-    done = None if failed.judged else fall_back(attempt, reason)
+    # An agent that stands in would find the time over, and the rungs behind it be lost.
+    which: tuple[Which, ...] = ("values",) if time.monotonic() >= attempt.until else ("agents", "values")
+    done = None if failed.judged else fall_back(attempt, reason, which)
     if done is not None:
         return done
     fail(attempt, reason, failed.__cause__)

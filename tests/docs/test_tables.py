@@ -131,8 +131,15 @@ HELD: Final[dict[tuple[str, str], dict[tuple[str, ...], tuple[str, ...]]]] = {
         ),
         ("a limit is reached, or others come first",): (f"{TROUBLE}a_rate_is_kept_and_no_worker_waits_for_it",),
         ("a budget is used up",): (LADDER,),
-        ("its deadline or its run's passes",): (
+        ("its deadline passes while it runs",): (
+            f"{RESORTS}a_step_whose_time_is_over_takes_a_value_that_is_there_and_no_agent",
+            "tests/state/test_ends.py::test_a_step_at_work_has_a_moment_to_end_by_itself_when_its_time_is_over",
+        ),
+        ("its deadline passes before, in its queue or while it waits",): (
             f"{TROUBLE}a_step_that_nobody_takes_in_time_fails_by_its_deadline",
+            f"{RESORTS}a_step_whose_time_is_over_before_it_runs_fails",
+        ),
+        ("its run's deadline passes",): (
             "tests/integration/test_recovery.py::test_a_run_past_its_deadline_fails_whatever_it_is_doing",
         ),
         ("it kept losing its worker",): (M9,),

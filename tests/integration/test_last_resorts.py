@@ -26,7 +26,7 @@ SOON = 15.0
 MODULE = "tests.integration.resorts.flows"
 AGENTS = (
     *("also-fails", "fails", "helpless", "anything", "picky", "waits", "waits-alone", "falls", "falls-alone"),
-    *("counts", "names", "numbers", "calls"),
+    *("counts", "names", "numbers", "calls", "too-late"),
     *("gives-up", "gives-up-alone", "cheap", "dear", "too-large", "alone", "does", "undoes", "ends", "parent"),
 )
 
@@ -99,6 +99,22 @@ def test_what_no_other_attempt_would_mend_falls_back_at_once(
     assert run.result(timeout=SOON).by == "constant"
     assert step(run).begins == 1
     assert why in (step(run).reason or "")
+
+
+def test_a_step_whose_time_is_over_takes_a_value_that_is_there_and_no_agent(deployment: Deployment) -> None:
+    run = submit(deployment, "too-late")
+    assert run.result(timeout=SOON).by == "constant"
+    assert step(run).begins == 1
+    assert "the time the step or its run has is over" in (step(run).reason or "")
+
+
+def test_a_step_whose_time_is_over_before_it_runs_fails(deployment: Deployment) -> None:
+    # given an agent whose breaker lets its steps wait
+    deployment.client.guards.force("resorts.too-late", "open")
+    run = submit(deployment, "too-late")
+    # then no worker has it that could take a rung
+    with pytest.raises(RunFailed, match="not done in the time it has"):
+        run.result(timeout=SOON)
 
 
 def test_what_its_gate_rejects_fails_the_run_whatever_its_agent_falls_back_to(deployment: Deployment) -> None:

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.messages import PlanStep
 from orchestrator.state import keys
 from orchestrator.state.runs import Begun, Change, RunStore, Submission
-from tests.servers import no_key_left_without_ttl_or_declaration, on_valkey
+from tests.servers import no_key_left_without_ttl_or_declaration, on_valkey, wait_until
 from tests.state.invariants import look, problems
 
 if TYPE_CHECKING:
@@ -71,6 +71,11 @@ def why(store: RunStore, run: str, name: str) -> str:
     return getattr(store.begin(run, name, agent="a", nonce="m", worker="w"), "why", "")
 
 
+def now_ms(store: RunStore) -> int:
+    seconds, micros = store.client.time()
+    return seconds * 1000 + micros // 1000
+
+
 def last(store: RunStore, run: str) -> Event:
     return store.events(run)[-1]
 
@@ -92,6 +97,18 @@ def test_a_step_that_is_late_for_two_caretakers_fails_once_and_what_was_done_is_
     assert (state.status, state.reason) == ("failed", "ship: not done in the time it has")
     assert state.failure is not None
     assert (state.failure.kind, state.failure.step) == ("deadline", "ship")
+
+
+def test_a_step_at_work_has_a_moment_to_end_by_itself_when_its_time_is_over(store: RunStore) -> None:
+    # given a step at work
+    run = submit(store, (PLAN[2].model_copy(update={"within_ms": 300}),))
+    begun = begin(store, run, "ship")
+    wait_until(lambda: now_ms(store) > (begun.step.until_ms or 0), 5, "its time is over")
+
+    # when the caretaker sees that, then the step can still end with a fixed output
+    assert store.overrun(run, "ship").what == "early"
+    store.commit(begun, b"1", "complete", {"reason": "a fixed output: late"})
+    assert store.load(run).status == "completed"
 
 
 def test_a_run_that_is_being_undone_cannot_be_cancelled(store: RunStore) -> None:

@@ -8,11 +8,12 @@ ARGV[5]   dispatch_ms int  > 0
 ARGV[6]   tokens   int     used by the attempt
 ARGV[7]   cost     number  likewise
 Returns   {'failed', '', ready...} | {'undoing', '', ready...} a step is ready that undoes another
-          | {'stale', ''} the step is another's | {'early', ''} its time has not passed
+          | {'stale', ''} the step is another's | {'early', ''} its time has not passed, or only just
           | {'closed', ''} the run has ended or goes on without the step; nothing was written.
           ready: steps to be published, by turns with their agents
 Atomic    fence check and the run's end together
 ]]
+local GRACE_MS = 1000
 local step = ARGV[1]
 local status, _, retention_ms, _, rec = run_fields(step)
 if not status or not rec then
@@ -26,7 +27,9 @@ if ARGV[2] == '' then
     redis.call('ZREM', TIMERS, by_then(step))
     return told('closed')
   end
-  if rec.until_ms > NOW then return told('early') end
+  -- Whoever is at work sees by itself that the time is over, and may have a fixed output to end with.
+  local at_work = rec.status == 'running' and not rec.rules and not rec.converses
+  if rec.until_ms + (at_work and GRACE_MS or 0) > NOW then return told('early') end
 else
   if rec.status == 'failed' and rec.fence == ARGV[2] then
     return told(status == 'undoing' and 'undoing' or 'failed')

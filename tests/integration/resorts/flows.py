@@ -120,6 +120,12 @@ def too_large(given: Given) -> Taken:
     return Taken(by="too-large")
 
 
+@agent("resorts.too-late", deadline=0.5, breaker=opens("wait"), fallback=[cheap, NOTHING])
+async def too_late(given: Given) -> Taken:
+    await asyncio.sleep(60)
+    return Taken(by="too-late")
+
+
 @agent("resorts.alone", estimate=100)
 def alone(given: Given) -> Taken:
     return Taken(by="alone")
@@ -183,6 +189,7 @@ ALONE = (
     gives_up_alone,
     dear,
     too_large,
+    too_late,
     alone,
     parent,
 )
