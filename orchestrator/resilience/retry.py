@@ -35,6 +35,23 @@ DEEPEST: Final = 20
 """Causes and groups that are looked through; a chain of causes may lead back to itself."""
 STATUSES: Final = range(300, 600)
 """Below, the answer had begun well: what broke it off in the midst of a stream is not in its status."""
+STATUS_OF: Final = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+"""
+What the services of Anthropic and OpenAI name an error in the midst of a stream, and the status that goes with it.
+
+Source: docs.anthropic.com, "Errors".
+"""
 NUMBER: Final = re.compile(r"-?\d+(\.\d+)?", re.ASCII)
 
 Errors = type[BaseException] | tuple[type[BaseException], ...]
@@ -150,7 +167,7 @@ def status_of(error: BaseException) -> int | None:
     Return the HTTP status that an error carries, or the nearest of its causes; None where there is none.
 
     Known are `error.status_code` (the clients of OpenAI and Anthropic), `error.response.status_code` (httpx, requests),
-    `error.status` (aiohttp) and `error.code` (urllib).
+    `error.status` (aiohttp) and `error.code` (urllib). What broke a stream off is found by its name in `error.body`.
     """
     return next((status for link in _causes(error) if (status := _status(link)) is not None), None)
 
@@ -209,7 +226,15 @@ def _status(error: BaseException) -> int | None:
     if response is not None or _attribute(error, "headers") is not None:
         # `code` and `status` are numbers of another kind in the errors of a database or a process.
         named += [_attribute(error, "status"), _attribute(error, "code")]
-    return next((int(value) for value in named if isinstance(value, int) and value in STATUSES), None)
+    found = next((int(value) for value in named if isinstance(value, int) and value in STATUSES), None)
+    return _named_status(error) if found is None else found
+
+
+def _named_status(error: BaseException) -> int | None:
+    body = _attribute(error, "body")
+    inner = body.get("error", body) if isinstance(body, dict) else None
+    name = inner.get("type") if isinstance(inner, dict) else None
+    return STATUS_OF.get(name) if isinstance(name, str) else None
 
 
 def _headers(error: BaseException) -> dict[str, str]:

@@ -83,6 +83,14 @@ class Overloaded(Exception):
 
     status_code = 200
 
+    def __init__(self, kind: object = None) -> None:
+        self.body = {"type": "error", "error": {"type": kind, "message": "no"}}
+
+
+def broken_stream(kind: str) -> Exception:
+    """Return what OpenAI's client raises for an error in a stream."""
+    return openai.APIError("no", REQUEST, body={"type": kind, "message": "no", "code": None})
+
 
 class DatabaseError(Exception):
     """Has a code that is no HTTP status."""
@@ -119,6 +127,10 @@ TRIED_AGAIN: dict[str, tuple[str, list[BaseException]]] = {
         [httpx_error(status) for status in (302, 400, 401, 403, 404, 413, 422, 451)],
     ),
     "an error in the midst of a stream that had begun with HTTP 200": ("yes", [httpx_error(200), Overloaded()]),
+    "such an error that says what it is, as `invalid_request_error`": (
+        "as the HTTP status that goes with that",
+        [Overloaded("overloaded_error"), Overloaded("invalid_request_error")],
+    ),
     "no connection, or a broken one": (
         "yes",
         [
@@ -171,6 +183,36 @@ def test_the_table_of_options_tells_each_with_its_default() -> None:
     assert written == {
         name: "(Exception,)" if default == (Exception,) else str(default) for name, default in given.items()
     }
+
+
+@pytest.mark.parametrize("make", [Overloaded, broken_stream])
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("invalid_request_error", 400),
+        ("authentication_error", 401),
+        ("billing_error", 402),
+        ("permission_error", 403),
+        ("not_found_error", 404),
+        ("request_too_large", 413),
+        ("rate_limit_error", 429),
+        ("api_error", 500),
+        ("timeout_error", 504),
+        ("overloaded_error", 529),
+        ("something_else", None),
+    ],
+)
+def test_what_broke_a_stream_off_counts_as_the_status_that_goes_with_its_name(
+    make: Callable[[str], Exception], kind: str, status: int | None
+) -> None:
+    assert status_of(make(kind)) == status
+    assert is_transient(make(kind)) == (status in {None, 429} or status >= 500)
+
+
+def test_the_status_of_a_response_counts_before_the_name_of_its_error() -> None:
+    error = httpx_error(503)
+    error.body = {"error": {"type": "invalid_request_error"}}  # type: ignore[attr-defined]  # as a client adds it
+    assert status_of(error) == 503
 
 
 @CLIENTS
