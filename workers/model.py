@@ -2,6 +2,7 @@
 One question to a language model behind an OpenAI-compatible endpoint, and a validated answer.
 
 OrchestratorError
+├── ClientMissing        the package that asks it is not installed
 ├── ModelUnavailable     the endpoint did not answer, or refused
 └── InvalidAnswer        the model answered with something that does not fit
 """
@@ -27,6 +28,20 @@ Answer = TypeVar("Answer", bound=BaseModel)
 
 # A client's connections belong to the event loop they were opened on; it goes when its loop does.
 _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncOpenAI] = WeakKeyDictionary()
+
+
+class ClientMissing(OrchestratorError):
+    """A model is configured, and what asks it is not installed. `ClientMissing(model, package)`."""
+
+    def __init__(self, model: str, package: str) -> None:
+        super().__init__(model, package)
+
+    def __str__(self) -> str:
+        model, package = self.args
+        return (
+            f"model {model} cannot be asked without the package {package!r}: install it where the worker runs, as "
+            "'celeriac[moderation]' and 'celeriac[research]' do, or unset CELERIAC_MODEL"
+        )
 
 
 class ModelUnavailable(OrchestratorError):
@@ -77,13 +92,18 @@ async def ask(
         The answer, and how many tokens were used in all; 0 where the server does not say.
 
     Raises:
+        ClientMissing: the package `openai` is not installed.
         ModelUnavailable: the endpoint did not answer in time, or refused.
         InvalidAnswer: the answer is not what was asked for.
     """
-    from openai import OpenAIError  # noqa: PLC0415  0.5 s and 35 MB, for those who configured a model
-
     settings = get_settings()
     model, url = str(settings.model), settings.model_url or DEFAULT_URL
+    try:
+        from openai import OpenAIError  # noqa: PLC0415  0.5 s and 35 MB, for those who configured a model
+    except ModuleNotFoundError as error:
+        if error.name != "openai":
+            raise  # its own installation is broken: that says more
+        raise ClientMissing(model, error.name) from None
     try:
         async with asyncio.timeout(within):
             completion = await _client(settings, url).chat.completions.create(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ from openai import AsyncOpenAI
 from orchestrator import get_settings
 from orchestrator.testing import fake_context
 from tests.endpoint import Endpoint, Json, completion, serving
-from workers.model import InvalidAnswer, ModelUnavailable
+from workers.model import ClientMissing, InvalidAnswer, ModelUnavailable
 from workers.moderation.classify import WINDOW, classify
 from workers.moderation.models import Classified, Redacted, Verdict
 from workers.moderation.policy import policy
@@ -65,6 +66,16 @@ def test_what_a_call_has_used_is_told(endpoint: type[Endpoint]) -> None:
     context = fake_context()
     asyncio.run(classify(context, _document()))
     assert context.spent.tokens == 42
+
+
+@pytest.mark.usefixtures("endpoint")
+def test_without_the_client_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a model that is configured, and no client for it
+    monkeypatch.setitem(sys.modules, "openai", None)
+
+    # When a document is classified, then
+    with pytest.raises(ClientMissing, match=r"without the package 'openai': install it .* 'celeriac\[moderation\]'"):
+        _classify(_document())
 
 
 def test_the_model_is_told_the_policy_and_constrained_to_it(endpoint: type[Endpoint]) -> None:
