@@ -201,7 +201,7 @@ def test_where_more_are_needed_than_there_are_the_run_says_so(store: RunStore) -
     run = submit(store)
     assert give(store, run, one("work#1"), one("work#2"), terms=needs(3)).ready == ()
     state = is_well(store, run)
-    assert (state.status, state.reason) == ("failed", "join: 0 of 2 assignments failed, and 3 are needed")
+    assert (state.status, state.reason) == ("failed", "join: there are 2 assignments, and 3 are needed")
     assert statuses(store, run)["work#1"] == "cancelled"
 
 

@@ -418,6 +418,7 @@ local function verdict_of(fan)
   local best = all - (fan.share and fan.bad_weight or fan.failed)
   if fan.ended >= fan.size or (fan.otherwise == 'fail' and best < fan.need) then
     local why = fan.failed .. ' of ' .. fan.size .. ' assignments failed'
+    if fan.failed == 0 then why = fan.size == 1 and 'there is 1 assignment' or 'there are ' .. fan.size .. ' assignments' end
     if fan.share and fan.need < fan.weight then
       why = why .. string.format(', %.4g of the weight is needed and %.4g can come', fan.need / all, best / all)
     elseif not fan.share and fan.need ~= fan.size then
