@@ -116,6 +116,7 @@ _DETAILS: Final[dict[str, Callable[[Data], str]]] = {
     "MembersAdded": lambda data: f"{len(cast('Data', data.get('steps') or {}))} steps",
     "FanOutJoined": _joined,
     "StepLate": lambda _: "the others had gone on without it; recorded, and of no use any more",
+    "StepSpent": lambda data: f"{data.get('tokens', 0)} tokens in all, told when it had ended",
     "BoardOpened": lambda data: (
         f"open; watched by {', '.join(cast('list[str]', data.get('marked') or ())) or 'nobody'}"
     ),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from redis.exceptions import RedisError
 
 from orchestrator.agent import Account, agents
 from orchestrator.broker import message_priority
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from orchestrator.messages import Member, Terms
     from orchestrator.runtime.process import WorkerProcess
     from orchestrator.state.runs import Begun, Change, Spent, Verdict
+
+logger = logging.getLogger(__name__)
 
 REFUSALS = {
     "gone": "there is no such run or step",
@@ -122,7 +127,17 @@ class Attempt:
         Raises:
             StepClosed, StepSuperseded: always.
         """
+        if why == "closed":
+            self.tell_spent()
         raise refusal(why)
+
+    def tell_spent(self) -> None:
+        """Let what it has used count where its step was closed meanwhile."""
+        if any(self.spent):
+            try:
+                self.process.store.spend(self.begun, self.spent)
+            except RedisError as error:
+                logger.warning("run %s: what it used is not counted: %s", self.begun.run_id, error)
 
     def carry_on(self, change: Change) -> None:
         """

@@ -156,6 +156,9 @@ def _run(attempt: Attempt, value: object, guarding: Guarding) -> str:
         guarding.succeeded(judged)
         with _kept(attempt) if judged.delegated else nullcontext():
             return attempt.commit(judged)
+    except LeaseLost:
+        attempt.tell_spent()
+        raise
     except AttemptFailed as failed:
         guarding.failed(failed)
         attempt.outbox.clear()

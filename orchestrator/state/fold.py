@@ -521,6 +521,12 @@ def _step_late(folding: _Folding, event: Event) -> None:
     step["output"] = event.data["output"]
 
 
+def _step_spent(folding: _Folding, event: Event) -> None:
+    step = folding.step(event)
+    _spent(step, event)
+    step.pop("fence", None)
+
+
 def _run_undoing(folding: _Folding, event: Event) -> None:
     folding.close()
     data = dict(event.data)
@@ -621,6 +627,7 @@ _HANDLERS: dict[str, Callable[[_Folding, Event], None]] = {
     "MembersOpened": _members_opened,
     "FanOutJoined": _fan_out_joined,
     "StepLate": _step_late,
+    "StepSpent": _step_spent,
     "BoardOpened": _board_opened,
     "SourceWoken": _source_woken,
     "EntriesWritten": _entries_written,

@@ -436,6 +436,11 @@ class RunStore(RunReader):
             raise WrongState(begun.run_id, f"step {begun.step.name!r} has recorded {MAX_EFFECTS} results, no more fit")
         raise LeaseLost(begun.run_id, begun.step.name)
 
+    def spend(self, begun: Begun, spent: Spent) -> None:
+        """Count what an attempt has used whose step was closed meanwhile; once, and for no other attempt."""
+        tokens, cost = spent
+        self.scripts.spend(begun.run_id, begun.step.name, fence=begun.fence, tokens=tokens, cost=cost)
+
     def fail(self, begun: Begun, reason: str, *, late: bool = False, spent: Spent = NOTHING_SPENT) -> Change:
         """
         Fail a step, and its run, which becomes a dead letter, or the fan-out's member that it is part of.

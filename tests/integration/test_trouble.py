@@ -385,6 +385,22 @@ def test_a_cancelled_agent_that_does_not_react_is_interrupted(deployment: Deploy
     assert submit(deployment, "bare").result(timeout=SOON).by == "bare"
 
 
+@pytest.mark.parametrize(
+    ("flow", "acts"), [("bare", ["linger 70"]), ("bare", ["hang 70"]), ("idle-sync", ["beat", "spend"])]
+)
+@pytest.mark.parametrize("ends", ["cancelled", "failed"])
+def test_what_an_attempt_has_used_counts_though_its_run_ended_meanwhile(
+    deployment: Deployment, flow: str, acts: list[str], ends: str
+) -> None:
+    # given an attempt that has used something when its run is cancelled, or its time is over
+    run = submit(deployment, flow, *acts, deadline=1.0 if ends == "failed" else 60.0)
+    deployment.wait_for_note(run, "only")
+    if ends == "cancelled":
+        run.cancel()
+    # then that counts once it has ended
+    wait_until(lambda: run.status() == ends and run.state().tokens == 70, SOON, "it is counted")
+
+
 def test_a_delayed_and_a_waiting_step_end_with_their_run(deployment: Deployment) -> None:
     later = submit(deployment, "bare", "later 60")
     wait_until(lambda: only(later).status == "delayed", SOON, "it waits for its time")

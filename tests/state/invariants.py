@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ENDINGS = {"completed": "RunCompleted", "failed": "RunFailed", "cancelled": "RunCancelled"}
 BROUGHT_ON_BY = {"ready": "ready", "running": "leases", "waiting": "timers", "delayed": "timers"}
 """The index that brings a step on when nobody touches it, by the step's status."""
-AFTER_THE_END = ("DeadLetterDropped", "StepLate")
+AFTER_THE_END = ("DeadLetterDropped", "StepLate", "StepSpent")
 """What may still happen to a run that has ended; of the latter it is a member that nobody waits for any more."""
 INDEXES = ("ready", "leases", "timers")
 SLACK_MS = 300_000

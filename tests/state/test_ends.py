@@ -111,6 +111,25 @@ def test_a_step_at_work_has_a_moment_to_end_by_itself_when_its_time_is_over(stor
     assert store.load(run).status == "completed"
 
 
+def test_what_an_attempt_has_used_counts_once_where_its_step_was_closed_and_not_where_it_went_on(
+    store: RunStore,
+) -> None:
+    # given attempts of a run that was cancelled, and of one that goes on
+    cancelled, goes_on = submit(store, LASTING), submit(store, LASTING)
+    first, other = begin(store, cancelled, "book"), begin(store, goes_on, "book")
+    store.cancel(cancelled, reason="", by="")
+
+    # when each tells twice what it has used
+    for begun in (first, first, other, other):
+        store.spend(begun, (70, 0.5))
+
+    # then
+    assert (store.load(cancelled).tokens, store.load(cancelled).cost) == (70, 0.5)
+    assert store.load(goes_on).tokens == 0
+    assert problems(look(store, cancelled)) == []
+    store.cancel(goes_on, reason="", by="")
+
+
 def test_a_run_that_is_being_undone_cannot_be_cancelled(store: RunStore) -> None:
     run = submit(store)
     work(store, run, "book")

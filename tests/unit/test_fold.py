@@ -69,6 +69,7 @@ def test_the_scripts_write_these_events() -> None:
         "StepReady",
         "StepRedispatched",
         "StepRevised",
+        "StepSpent",
         "StepStarted",
         "StepWaiting",
     ]

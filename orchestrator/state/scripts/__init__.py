@@ -28,7 +28,7 @@ EVERYTHING: Final = ("_steps.lua", "_board.lua", "_talk.lua")
 """What a change of one step may mean for the others."""
 OF_RUNS: Final = ("_base.lua", "_step.lua", *EVERYTHING)
 BEHIND: Final = {
-    **dict.fromkeys(("record", "postpone", "wake"), ("_base.lua", "_step.lua")),
+    **dict.fromkeys(("record", "postpone", "wake", "spend"), ("_base.lua", "_step.lua")),
     **dict.fromkeys(("redispatch", "begin"), ("_base.lua", "_step.lua", "_lane.lua")),
     **dict.fromkeys(("board_lock", "board_unlock"), ("_base.lua", "_locks.lua")),
     "board_write": ("_base.lua", "_step.lua", "_locks.lua", "_write.lua"),
@@ -137,6 +137,7 @@ class Scripts:
         self._commit = register("commit")
         self._record = register("record")
         self._fail = register("fail")
+        self._spend = register("spend")
         self._decide = register("decide")
         self._cancel = register("cancel")
         self._postpone = register("postpone")
@@ -232,6 +233,10 @@ class Scripts:
         """Fail a step and its run."""
         args: list[str | bytes | float] = [step, fence, reason, kind, dispatch_ms, tokens, cost]
         return cast("Reply", self._fail(keys.of_run(run_id), args))
+
+    def spend(self, run_id: str, step: str, *, fence: str, tokens: int, cost: float) -> bytes:
+        """Count what an attempt has used whose step was closed meanwhile."""
+        return cast("bytes", self._spend(keys.of_run(run_id), [step, fence, tokens, cost]))
 
     def postpone(
         self,

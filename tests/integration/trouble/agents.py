@@ -86,6 +86,7 @@ def act(ctx: Context, order: Order) -> str:
     note(ctx, f"{ctx.step}")
     match what:
         case "ok" | "hang" | "beat" | "linger" | "deaf":
+            ctx.spend(tokens=int(argument or 0))
             return what
         case "raise":
             raise ValueError(argument or "no")
@@ -214,6 +215,8 @@ async def idle(ctx: Context, order: Order) -> Done:
 @agent("trouble.idle-sync", idle=0.4)
 def idle_sync(ctx: Context, order: Order) -> Done:
     note(ctx, ctx.step)
+    if "spend" in order.acts:
+        ctx.spend(tokens=70)
     while not told(ctx):
         if "beat" in order.acts:
             ctx.heartbeat()
