@@ -482,14 +482,18 @@ class Run:
 
     def _redriven_input(self, state: RunState, step: str, given: object, agent: str | None) -> bytes | None:
         load_agents(self._client.settings.agents)
-        known = agents()
+        known, planned = agents(), state.step(step)
+        if agent is not None and planned is not None and (planned.rules or planned.converses):
+            msg = f"no agent takes step {step!r}: it is a {'blackboard' if planned.rules else 'conversation'}"
+            raise InvalidInput(msg)
         if agent is not None and agent not in known:
             msg = f"there is no agent {agent!r} (known: {_listed(known) or 'none'})"
             raise InvalidInput(msg)
         if given is UNSET:
             return None
-        planned = state.step(step)
-        taker = known.get(agent or ((planned.instead_of or planned.agent) if planned else ""))
+        name = agent or ((planned.instead_of or planned.agent) if planned else "")
+        # What no agent takes is planned by the name of its flow.
+        taker = known.get(name) or flows().get(name)
         kind = ANY if taker is None else taker.input
         try:
             return to_json(kind, kind.validate_python(given))

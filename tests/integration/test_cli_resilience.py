@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from orchestrator import Budget, RunFailed
+from orchestrator.errors import InvalidInput
 from orchestrator.state import keys
 from orchestrator.state.runs import Begun
 from tests.command_line import COMMAND, TIMEOUT, Shell
@@ -33,7 +34,7 @@ AGENTS = ("tests.integration.trouble.flows",)
 QUEUES = (
     "orchestrator",
     *(f"trouble.{name}" for name in ("bare", "simple", "retried", "skips", "costly", "frugal", "turn")),
-    *(f"trouble.{name}" for name in ("charge", "refund", "begin", "end")),
+    *(f"trouble.{name}" for name in ("charge", "refund", "begin", "end", "look")),
 )
 
 
@@ -218,12 +219,24 @@ def test_the_table_of_what_is_refused(deployment: Deployment, shell: Shell, case
             options = ["--to", "nobody"]
         case "an input or an agent without `--step`":
             run, options = fails(deployment, "saga", "fail"), ["--to", "trouble.simple"]
+        case "an agent for a blackboard or a conversation":
+            run, options = fails(deployment, "board", "raise"), ["--to", "trouble.simple"]
         case "a step behind one that was undone":
             run, options = fails(deployment, "saga", "fail"), ["--step", "end"]
     # when
     result = shell.run("dead", "redrive", run.id, *options, stdin='{"acts": 5}')
     # then
     result.assert_one_line(REFUSED[case].strip("`"))
+
+
+def test_the_input_of_a_blackboard_is_checked_as_that_of_an_agent_is(deployment: Deployment) -> None:
+    # given a blackboard that has failed
+    run = fails(deployment, "board", "raise")
+    # when it is given another task, then one that fits
+    with pytest.raises(InvalidInput, match="does not fit step 'board'"):
+        run.redrive(input={"acts": 5})
+    run.redrive(input={"acts": []})
+    assert run.result(timeout=SOON).entries["found"]["by"] == "look"
 
 
 def test_all_that_fit_are_redriven_once_somebody_has_agreed(deployment: Deployment, shell: Shell) -> None:

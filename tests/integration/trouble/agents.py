@@ -20,6 +20,7 @@ from orchestrator import (
     Retry,
     RetryLater,
     Spend,
+    Wake,
     agent,
 )
 
@@ -205,6 +206,11 @@ async def cheaper(ctx: Context, order: Order) -> Done:
 async def turn(ctx: Context, done: Done) -> Done:
     ctx.spend(tokens=100)
     return done
+
+
+@agent("trouble.look")
+async def look(ctx: Context, wake: Wake[Order]) -> None:
+    await ctx.board.write({"found": await perform(ctx, wake.task, "look")})
 
 
 @agent("trouble.idle", idle=0.4)

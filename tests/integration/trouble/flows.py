@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator import Pipeline, Stage
+from orchestrator import Blackboard, Count, Pipeline, Source, Stage
 
 from . import agents as a
 
@@ -22,5 +22,12 @@ saga = Pipeline(
         Stage(a.charge, name="pay", undo="trouble.refund"),
         a.end,
     ],
+)
+board = Blackboard(
+    "trouble-board",
+    task=a.Order,
+    entries={"found": a.Done},
+    sources=[Source(a.look, watch="task")],
+    goal=Count("found") > 0,
 )
 partial = Pipeline("trouble-partial", [Stage(a.frugal, name="first"), Stage(a.turn, name="second")])
