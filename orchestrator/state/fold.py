@@ -551,6 +551,8 @@ def _run_redriven(folding: _Folding, event: Event) -> None:
         _reset(folding.steps[name], name, event)
     for entry, name in cast("dict[str, str]", data.get("goes_on") or {}).items():
         _go_on(folding, entry, name)
+    for name, used in cast("dict[str, dict[str, object]]", data.get("spent") or {}).items():
+        folding.steps[name].update(used)
     for gone in ("ended_ms", "reason", "failure", "output", "partial"):
         folding.run.pop(gone, None)
     folding.run.update(status="running", deadline_ms=data["deadline_ms"])

@@ -237,6 +237,8 @@ def test_the_input_of_a_blackboard_is_checked_as_that_of_an_agent_is(deployment:
         run.redrive(input={"acts": 5})
     run.redrive(input={"acts": []})
     assert run.result(timeout=SOON).entries["found"]["by"] == "look"
+    # and what both have used counts
+    assert run.state().tokens == 20
 
 
 def test_all_that_fit_are_redriven_once_somebody_has_agreed(deployment: Deployment, shell: Shell) -> None:

@@ -249,12 +249,13 @@ class FanRun(ReferenceRun):
         if value is None and ((self.steps[name].value is None and not reopens) or set(open_) & set(self.spine[:index])):
             return "no input", name
         self._recorded |= {(step.undoes, step.revision): step.recorded for step in self.steps.values() if step.undoes}
+        self._hand_over_what_undid()
         self.steps = {each: step for each, step in self.steps.items() if not step.undoes}
         self.order = list(self.steps)
         first = self.steps[name]
         self._again(first, anew=value is not None or agent != "")
         for each in self.spine[index + 1 :]:
-            self._forget(each)
+            self._forget(each, each)
             self._again(self.steps[each], anew=self.steps[each].begins > 0)
             self.steps[each].value = None
         self.status, self.overdue, self.lasts_longer = "running", False, True
@@ -332,7 +333,7 @@ class FanRun(ReferenceRun):
             stays = list(takewhile(self._stays, member.names[:-1]))
             first, *others = member.names[len(stays) :]
             for each in (first, *others):
-                self._forget(each)
+                self._forget(each, fan.name)
                 step = self.steps[each]
                 self._again(step, anew=each != first and step.begins > 0)
                 step.value = None
@@ -350,13 +351,13 @@ class FanRun(ReferenceRun):
         plan = self.steps[name].plan
         return self._done(name) and not (plan and plan.delegates)
 
-    def _forget(self, name: str) -> None:
-        """Take back what a step had given out."""
+    def _forget(self, name: str, to: str) -> None:
+        """Take back what a step had given out; what that has used is in the account of another."""
         if name not in self.fans:
             return
         root = name[: name.rfind("/") + 1]
         for each in [other for other in self.steps if other.startswith(root) and "#" in other[len(root) :]]:
-            del self.steps[each]
+            self.steps[to].tokens += self.steps.pop(each).tokens
             self.fans.pop(each, None)
         self.fans[name] = Fan(name, total=self.fans[name].total)
         self.order = list(self.steps)

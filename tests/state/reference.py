@@ -349,6 +349,7 @@ class ReferenceRun:
         if value is None and (self.steps[name].value is None or set(open_) & set(self.order[:index])):
             return "no input", name
         self._recorded |= {(step.undoes, step.revision): step.recorded for step in self.steps.values() if step.undoes}
+        self._hand_over_what_undid()
         self.steps = {step.name: step for step in own}
         self.order = list(self.steps)
         first, *others = own[index:]
@@ -361,6 +362,12 @@ class ReferenceRun:
         first.agent = agent or first.agent
         self._ready(name, first.value if value is None else value)
         return "redriven", name
+
+    def _hand_over_what_undid(self) -> None:
+        """Keep in the run's account what was used by steps that will be no more."""
+        for step in self.steps.values():
+            if step.undoes:
+                self.steps[step.undoes].tokens += step.tokens
 
     def _refused_redrive(self, name: str, *, named: bool, changed: bool) -> tuple[str, str] | None:
         if self.status != "failed":

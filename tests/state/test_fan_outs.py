@@ -923,3 +923,22 @@ def test_a_join_that_is_redriven_after_its_gates_fallback_failed_takes_what_its_
     assert gathered(store, run) == {"work#1": ("ok", b'"work#1"')}
     assert problems(look(store, run)) == []
     store.cancel(run, reason="", by="")
+
+
+def test_what_steps_have_used_that_a_redrive_does_away_with_stays_in_the_runs_account(store: RunStore) -> None:
+    # given a fan-out, and what undid one of its members, that have used something
+    run = submit(store, (PLAN[0], PLAN[1]))
+    give(store, run, one("work#1", undo="undo"), one("work#2"), terms=needs(2))
+    store.commit(begin(store, run, "work#1"), b"1", spent=(70, 0.5))
+    store.fail(begin(store, run, "work#2"), "no", spent=(20, 0.0))
+    store.commit(begin(store, run, "work#1~undo"), b"1", spent=(7, 0.0))
+    assert (store.load(run).tokens, store.load(run).cost) == (97, 0.5)
+
+    # when its boss is to plan anew
+    assert redrive(store, run, "boss") == ("redriven", "boss")
+
+    # then
+    assert [step.name for step in store.load(run).steps] == ["boss", "join"]
+    assert (store.load(run).tokens, store.load(run).cost) == (97, 0.5)
+    assert problems(look(store, run)) == []
+    store.cancel(run, reason="", by="")

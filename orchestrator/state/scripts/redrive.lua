@@ -102,9 +102,20 @@ local given = fan and input and input ~= 'fan:' .. first and input ~= fan.task  
 local reopens = ARGV[2] == '' and fan and fan.task and not given and
   (broken[first] or not fan.verdict or (fan.otherwise == 'fail' and (fan.verdict == 'missed' or fan.verdict == 'overdue')))
 if ARGV[2] == '' and (lacks or not reopens and not steps[first].input) then return told('no input', first) end
-local reset, revised, dropped, fans, kept, cleared, goes_on = {}, {}, {}, {}, {}, {}, {}
-local function forget(name)
+local reset, revised, dropped, fans, kept, cleared, goes_on, spent = {}, {}, {}, {}, {}, {}, {}, {}
+-- What was used by a step that is no more is still used by its run: it is in the account of one that stays.
+local function hand_over(name, to)
+  local rec = steps[name]
+  spent[name] = nil
+  if rec.tokens or rec.cost then
+    spend(steps[to], rec.tokens or 0, rec.cost or 0)
+    save(to, steps[to])
+    spent[to] = true
+  end
+end
+local function forget(name, to)
   dropped[#dropped + 1] = name
+  hand_over(name, to)
   redis.call('HDEL', RUN, 'step:' .. name, 'fan:' .. name)
 end
 local function again(name, anew, keeps_input)
@@ -126,6 +137,7 @@ local function again(name, anew, keeps_input)
 end
 for _, name in ipairs(undoing) do
   local output = steps[name].output
+  hand_over(name, steps[name].undoes)
   if output then redis.call('HDEL', DATA, output) end
   redis.call('HDEL', RUN, 'step:' .. name)
 end
@@ -140,7 +152,7 @@ for _, name in ipairs(order) do
     local old = redis.call('HGET', RUN, 'fan:' .. name)
     if old then
       fans[name] = {total = cjson.decode(old).total}
-      for _, each in ipairs(within) do forget(each) end
+      for _, each in ipairs(within) do forget(each, name) end
     end
     within = {}
   end
@@ -201,7 +213,7 @@ for _, name in ipairs(order) do
       if not redone[root] then
         remaining[#remaining + 1] = each
       elseif string.find(each, '#', #root + 1, true) then
-        forget(each)  -- a member's own fan-out is given out anew
+        forget(each, first)  -- a member's own fan-out is given out anew
       else
         remaining[#remaining + 1] = each
         if not stays[each] then
@@ -221,10 +233,10 @@ for _, name in ipairs(order) do
   for _, each in ipairs(within) do kept[#kept + 1] = each end
   if after and steps[name].converses then
     -- It begins anew: of what was said the log tells.
-    for _, each in ipairs(woken[name] or {}) do forget(each) end
+    for _, each in ipairs(woken[name] or {}) do forget(each, name) end
   elseif after and steps[name].rules then
     -- What stands on a board that goes on stays there. One that comes later is given another task, and begins anew.
-    for _, each in ipairs(woken[name] or {}) do forget(each) end
+    for _, each in ipairs(woken[name] or {}) do forget(each, name) end
     if name ~= first and redis.call('EXISTS', board_key(name)) == 1 then
       clear_board(name)
       cleared[#cleared + 1] = name
@@ -255,10 +267,12 @@ redis.call('ZADD', TIMERS, deadline_ms, ID)
 -- Its children are to be ended no more: those that it submits from now on would be, too.
 redis.call('ZREM', TIMERS, by_then(''))
 if reopens then rec.input = nil end
+for name in pairs(spent) do spent[name] = {tokens = steps[name].tokens, cost = steps[name].cost} end
 emit('RunRedriven', {step = first, input = rec.input, agent = rec.agent, deadline_ms = deadline_ms, by = ARGV[6],
                      reset = reset, revised = revised, dropped = #dropped > 0 and dropped or nil, order = (next(inner) or next(woken)) and kept or nil,
                      fans = next(fans) and fans or nil, reopens = reopens and true or nil,
-                     cleared = #cleared > 0 and cleared or nil, goes_on = next(goes_on) and goes_on or nil})
+                     cleared = #cleared > 0 and cleared or nil, goes_on = next(goes_on) and goes_on or nil,
+                     spent = next(spent) and spent or nil})
 if not reopens then
   start(first, rec, dispatch_ms)
   return told('redriven', first)

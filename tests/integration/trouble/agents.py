@@ -210,6 +210,7 @@ async def turn(ctx: Context, done: Done) -> Done:
 
 @agent("trouble.look")
 async def look(ctx: Context, wake: Wake[Order]) -> None:
+    ctx.spend(tokens=10)
     await ctx.board.write({"found": await perform(ctx, wake.task, "look")})
 
 
