@@ -24,6 +24,7 @@ from orchestrator.client import UNSET
 from orchestrator.errors import InvalidInput, OrchestratorError
 from orchestrator.messages import DeadLetter
 from orchestrator.state.dead import DeadLetters, Unreadable, is_message_id
+from orchestrator.state.fan_outs import FanOuts
 from orchestrator.state.keys import is_run_id
 from orchestrator.state.listing import UnreadableRun
 
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from orchestrator.cli.assignments import FailedAssignment
-    from orchestrator.client import Client
-    from orchestrator.messages import RunState
+    from orchestrator.client import Client, Run
+    from orchestrator.messages import RunState, StepState
 
 app = command_app(group=True)
 
@@ -137,8 +138,7 @@ def show(letter_id: Id, *, as_json: AsJson = False) -> None:
     letter = run.dead_letter()
     state = run.state()
     step = state.step(letter.step or letter.goes_on_at or "")
-    taken = step and (step.took or step.input)
-    value = run.value(taken) if taken else None
+    value = None if step is None else _taken(client, run, state, step)
     if as_json:
         failed = failed_assignments(state, letter.step or "") if missed(state, letter.step) else []
         print_json(document(letter) | {"input": value, "assignments": [asdict(one) for one in failed]})
@@ -356,6 +356,15 @@ def _each(ids: Sequence[str], act: Callable[[str], None], done: str, *, as_json:
     if as_json:
         print_json(outcomes)
     return refused
+
+
+def _taken(client: Client, run: Run, state: RunState, step: StepState) -> Any:  # noqa: ANN401  JSON data
+    """Return what a step takes where it is redriven: of one that joins a fan-out, what has come of that so far."""
+    taken, fan = step.took or step.input, state.fans.get(step.name)
+    if fan is None or fan.task is None or taken not in {None, f"fan:{step.name}"}:
+        return None if taken is None else run.value(taken)
+    task = client.store.value(run.id, fan.task)
+    return None if task is None else json.loads(FanOuts(client.store).results(run.id, fan, task, last=True))
 
 
 def _show_run(letter: DeadLetter, state: RunState, value: object) -> None:

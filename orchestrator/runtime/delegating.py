@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import WrongState, text_of
-from orchestrator.patterns.delegation import THOUSAND, Plan
 from orchestrator.patterns.flow import flows, locate, planner_of
 from orchestrator.patterns.hierarchy import Hierarchy
 from orchestrator.runtime.attempt import AttemptFailed, Delegated, Judged
@@ -16,7 +14,7 @@ from orchestrator.runtime.boarding import woken
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator.messages import StepState
+    from orchestrator.patterns.delegation import Plan
     from orchestrator.runtime.attempt import Attempt
     from orchestrator.runtime.process import WorkerProcess
     from orchestrator.state.runs import Begun
@@ -95,12 +93,10 @@ def gathered(process: WorkerProcess, begun: Begun) -> Begun:
         return begun
     last = fan.round >= hierarchy_of(begun.flow, begun.step.name).max_rounds
     try:
-        outcomes = b",".join(_outcome(step, answer) for step, answer in process.fan_outs.gather(begun.run_id, fan))
+        value = process.fan_outs.results(begun.run_id, fan, _task(process, begun), last=last)
     except WrongState as error:
         raise AttemptFailed(text_of(error), final=True) from error
-    facts = json.dumps({"round": fan.round, "last": last})[1:-1].encode()
-    task = _task(process, begun)
-    return replace(begun, value=b'{"task":' + task + b"," + facts + b',"outcomes":[' + outcomes + b"]}")
+    return replace(begun, value=value)
 
 
 def _task(process: WorkerProcess, begun: Begun) -> bytes:
@@ -112,20 +108,6 @@ def _task(process: WorkerProcess, begun: Begun) -> bytes:
     if not first.delegates or first.next != step.name:
         return begun.value  # others stand before the boss
     return woken(replace(begun, step=first)).value
-
-
-def _outcome(step: StepState, answer: bytes | None) -> bytes:
-    facts: dict[str, Any] = {
-        "worker": step.specialist,
-        "step": step.name,
-        "status": step.outcome or "late",
-        "reason": step.fault or "",
-        "accepted": step.accepted,
-        "label": step.label,
-        "weight": step.weight / THOUSAND,
-        "round": step.round,
-    }
-    return json.dumps(facts)[:-1].encode() + b',"value":' + (answer if answer is not None else b"null") + b"}"
 
 
 def acceptance(attempt: Attempt) -> Callable[[object], bool] | None:

@@ -141,6 +141,21 @@ class FanOuts:
                 step = StepState.model_validate({**json.loads(record), "name": name.decode()})
                 yield step, self._store.payloads.get(run_id, answer) if answer else None
 
+    def results(self, run_id: str, fan: FanOut, task: bytes, *, last: bool) -> bytes:
+        """
+        Return what the step that joins a fan-out takes, JSON.
+
+        Args:
+            task: what the boss took.
+            last: whether no other round may follow.
+
+        Raises:
+            WrongState: an answer's claim check leads nowhere.
+        """
+        outcomes = b",".join(_outcome(step, answer) for step, answer in self.gather(run_id, fan))
+        facts = json.dumps({"round": fan.round, "last": last})[1:-1].encode()
+        return b'{"task":' + task + b"," + facts + b',"outcomes":[' + outcomes + b"]}"
+
     def first(self, run_id: str, step: str) -> StepState:
         """Return one step: the first of a member, or of what a blackboard's source does."""
         _, name, record, *_ = self._scripts.gather(run_id, first=step, limit=1)
@@ -149,6 +164,20 @@ class FanOuts:
     def join(self, run_id: str, name: str) -> Change:
         """Let members come together as they are, where their time is over. Returns `joined`, `early` or `closed`."""
         return changed(self._scripts.join(run_id, name, dispatch_ms=self._dispatch_ms))
+
+
+def _outcome(step: StepState, answer: bytes | None) -> bytes:
+    facts: dict[str, Any] = {
+        "worker": step.specialist,
+        "step": step.name,
+        "status": step.outcome or "late",
+        "reason": step.fault or "",
+        "accepted": step.accepted,
+        "label": step.label,
+        "weight": step.weight / 1000,
+        "round": step.round,
+    }
+    return json.dumps(facts)[:-1].encode() + b',"value":' + (answer if answer is not None else b"null") + b"}"
 
 
 def _taken(member: Member) -> str:

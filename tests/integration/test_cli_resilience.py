@@ -34,7 +34,7 @@ AGENTS = ("tests.integration.trouble.flows",)
 QUEUES = (
     "orchestrator",
     *(f"trouble.{name}" for name in ("bare", "simple", "retried", "skips", "costly", "frugal", "turn")),
-    *(f"trouble.{name}" for name in ("charge", "refund", "begin", "end", "look")),
+    *(f"trouble.{name}" for name in ("charge", "refund", "begin", "end", "look", "split", "join")),
 )
 
 
@@ -227,6 +227,24 @@ def test_the_table_of_what_is_refused(deployment: Deployment, shell: Shell, case
     result = shell.run("dead", "redrive", run.id, *options, stdin='{"acts": 5}')
     # then
     result.assert_one_line(REFUSED[case].strip("`"))
+
+
+def test_the_input_of_a_synthesiser_is_shown_as_a_redrive_takes_it(deployment: Deployment, shell: Shell) -> None:
+    # given a hierarchy whose synthesiser has failed, and one of whose assignments did
+    for acts, note, status in ((["ok"], "fail", "ok"), (["raise"], "", "failed")):
+        run = deployment.client.submit("trouble-team", {"acts": acts, "note": note})
+        with pytest.raises(RunFailed):
+            run.result(timeout=SOON)
+        # when
+        shown = shell.run("dead", "show", run.id, "--json").document["input"]
+        # then it is what has come of the assignments
+        assert (shown["task"]["acts"], [one["status"] for one in shown["outcomes"]]) == (acts, [status])
+        # and what is put right in it is taken
+        shown["task"]["note"] = ""
+        shown["outcomes"][0] |= {"status": "ok", "value": {"by": "me", "attempt": 1}}
+        result = shell.run("dead", "redrive", run.id, "--input", "-", stdin=json.dumps(shown))
+        assert result.code == 0, result.err
+        assert run.result(timeout=SOON).by == "me"
 
 
 def test_the_input_of_a_blackboard_is_checked_as_that_of_an_agent_is(deployment: Deployment) -> None:

@@ -11,12 +11,15 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from orchestrator import (
+    Assignment,
     Breaker,
     Cached,
     Concurrency,
     Constant,
     Context,
+    Plan,
     RateLimit,
+    Results,
     Retry,
     RetryLater,
     Spend,
@@ -206,6 +209,18 @@ async def cheaper(ctx: Context, order: Order) -> Done:
 async def turn(ctx: Context, done: Done) -> Done:
     ctx.spend(tokens=100)
     return done
+
+
+@agent("trouble.split")
+async def split(order: Order) -> Plan:
+    return Plan([Assignment(to="bare", input=Order(acts=[act])) for act in order.acts])
+
+
+@agent("trouble.join")
+async def join(results: Results[Order, Done]) -> Done:
+    if results.task.note == "fail":
+        raise ValueError(results.task.note)
+    return Done(by=",".join(done.by for done in results.values))
 
 
 @agent("trouble.look")

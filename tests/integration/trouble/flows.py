@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator import Blackboard, Count, Pipeline, Source, Stage
+from orchestrator import Blackboard, Count, Hierarchy, Pipeline, Source, Stage
 
 from . import agents as a
 
@@ -30,4 +30,5 @@ board = Blackboard(
     sources=[Source(a.look, watch="task")],
     goal=Count("found") > 0,
 )
+team = Hierarchy("trouble-team", boss=a.split, workers=[a.bare], synthesize=a.join)
 partial = Pipeline("trouble-partial", [Stage(a.frugal, name="first"), Stage(a.turn, name="second")])
