@@ -26,7 +26,7 @@ SOON = 15.0
 MODULE = "tests.integration.resorts.flows"
 AGENTS = (
     *("also-fails", "fails", "helpless", "anything", "picky", "waits", "waits-alone", "falls", "falls-alone"),
-    *("counts", "names", "numbers", "calls", "too-late"),
+    *("counts", "names", "numbers", "calls", "too-late", "looks", "writes", "hears", "speaks", "concludes"),
     *("gives-up", "gives-up-alone", "cheap", "dear", "too-large", "alone", "does", "undoes", "ends", "parent"),
 )
 
@@ -146,6 +146,11 @@ def test_a_redrive_after_a_gates_fallback_is_for_the_stage_and_not_for_the_fallb
 def test_fallbacks_of_an_agent_take_what_it_took_after_that_of_its_gate_has_failed(deployment: Deployment) -> None:
     run = submit(deployment, "outer-calls", "odd")
     assert run.result(timeout=SOON).by == "numbers 3"
+
+
+def test_a_gates_fallback_within_a_source_or_a_member_takes_the_wake_or_the_mail(deployment: Deployment) -> None:
+    assert submit(deployment, "board", "odd").result(timeout=SOON).entries["found"] == {"by": "odd"}
+    assert submit(deployment, "talk", "odd").result(timeout=SOON).decision.body == {"by": "odd"}
 
 
 # Breakers

@@ -60,10 +60,11 @@ local joins = rec.input == 'fan:' .. step
 local input = redis.call('HGET', DATA, joins and load_fan(step).task or rec.input)
 local draft = rec.draft and redis.call('HGET', DATA, rec.draft) or ''
 -- A member has the run's time, but is late where the others come together: so is one whose fan-out is within another.
-if joins and rec.member then
-  -- Where the boss has the turn of a member, or of a source, what it took is what is around that input, too.
+if rec.member and (joins or rec.took) then
+  -- Where the boss has the turn of a member, or of a source, what it took is what is around that input, too. So is what
+  -- a gate's fallback takes in place of another step.
   local first = load(rec.member)
-  if first.input == load_fan(step).task then
+  if first.input == (joins and load_fan(step).task or rec.input) then
     rec.mail, rec.source, rec.changed = first.mail, first.source, first.changed
   end
 end

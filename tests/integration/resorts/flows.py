@@ -11,7 +11,25 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from orchestrator import Breaker, Cached, Constant, Context, Decision, Gate, Pipeline, RateLimit, Stage, agent
+import orchestrator
+from orchestrator import (
+    Blackboard,
+    Breaker,
+    Cached,
+    Concluded,
+    Constant,
+    Context,
+    Conversation,
+    Decision,
+    Gate,
+    Mail,
+    Pipeline,
+    RateLimit,
+    Source,
+    Stage,
+    Wake,
+    agent,
+)
 
 POLL = 0.02
 LARGE = 4000
@@ -203,6 +221,45 @@ def odd(taken: Taken) -> Decision:
 for last in (names, calls):
     inner = Pipeline(f"resorts-inner-{last.name[8:]}", [counts, Stage(last, name="last")])
     Pipeline(f"resorts-outer-{last.name[8:]}", [Stage(inner, gate=Gate(odd, fallback=also_fails))])
+
+
+@agent("resorts.looks")
+async def looks(wake: Wake[Given]) -> Count:
+    return Count(number=len(wake.task.text))
+
+
+@agent("resorts.writes")
+async def writes(ctx: Context, wake: Wake[Given]) -> Taken:
+    taken = Taken(by=wake.task.text)
+    await ctx.board.write({"found": taken})
+    return taken
+
+
+@agent("resorts.hears")
+async def hears(mail: Mail[Given]) -> Count:
+    return Count(number=len(mail.body.text))
+
+
+@agent("resorts.speaks")
+async def speaks(mail: Mail[Given]) -> Taken:
+    return Taken(by=mail.body.text)
+
+
+@agent("resorts.concludes")
+async def concludes(ctx: Context, taken: Taken) -> None:
+    ctx.conclude(taken)
+
+
+look = Pipeline("look", [Stage(Pipeline("look-inner", [looks, names]), gate=Gate(odd, fallback=writes))])
+Blackboard(
+    "resorts-board",
+    task=Given,
+    entries={"found": Taken},
+    sources=[Source(look, watch="task")],
+    goal=orchestrator.Count("found") > 0,
+)
+hear = Pipeline("hear", [Stage(Pipeline("hear-inner", [hears, names]), gate=Gate(odd, fallback=speaks)), concludes])
+Conversation("resorts-talk", task=Given, members=[hear], until=Concluded("hear"))
 
 for one in ALONE:
     Pipeline(one.name.replace(".", "-"), [Stage(one, name="only")])
