@@ -104,10 +104,7 @@ def test_a_dead_member_fails_or_degrades_its_run_where_the_others_are_not_enough
             (need, otherwise, deployment.submit(f"quorum-{need}-{otherwise}", f"poison:{killed} hold hold hold"))
             for need, otherwise in [*QUORUMS] * count
         ]
-        absent = [
-            (need, otherwise, deployment.submit(f"timed-quorum-{need}-{otherwise}", "parked effect effect effect"))
-            for need, otherwise in [*QUORUMS] * count
-        ]
+        absent = submit_absent(deployment, count) if pool == "prefork" else []
         # when the member has ended in every one
         for _, _, run in deadly:
             wait_until(functools.partial(has_failed, run, "poison#1"), 60 + 10 * count, "the poison is a dead letter")
@@ -119,6 +116,8 @@ def test_a_dead_member_fails_or_degrades_its_run_where_the_others_are_not_enough
             assert joined(run) == [verdict]
             assert reason(run, "poison#1").startswith("begun 3 times and never finished")
             ends(run, otherwise, verdict, "poison#1 failed", "1 of 4 assignments failed")
+        # A boss that is begun beside what kills the one process of an asyncio pool may be lost as often as that is.
+        absent = absent or submit_absent(deployment, count)
         for need, otherwise, run in absent:
             _, verdict = QUORUMS[need, otherwise]
             wait_until(functools.partial(has_ended, run), 60, "it has ended")
@@ -128,6 +127,13 @@ def test_a_dead_member_fails_or_degrades_its_run_where_the_others_are_not_enough
     deployment.start_worker(queues=[PARKED])
     wait_until(lambda: not deployment.messages(PARKED), 30, "they are taken")
     check([run for _, _, run in (*deadly, *absent)])
+
+
+def submit_absent(deployment: Deployment, count: int) -> list[tuple[int, str, Run]]:
+    return [
+        (need, otherwise, deployment.submit(f"timed-quorum-{need}-{otherwise}", "parked effect effect effect"))
+        for need, otherwise in [*QUORUMS] * count
+    ]
 
 
 def reason(run: Run, step: str) -> str:
