@@ -25,10 +25,12 @@ def dead_letter(state: RunState, events: Sequence[Event]) -> DeadLetter:
     failure = state.failure
     assert failure is not None  # the caller's  # noqa: S101
     failed = state.step(failure.step) if failure.step else None
+    # Where no step is to blame, the run's time was over: what those had met that were not done by then.
+    troubled = {failure.step} if failure.step else {step.name for step in _own(state) if step.status == "cancelled"}
     errors = [
         f"{event.type}: {event.data.get('why') or event.data.get('reason') or event.data.get('worker')}"
         for event in events
-        if event.data.get("step") == failure.step and event.type in TROUBLES
+        if event.data.get("step") in troubled and event.type in TROUBLES
     ]
     end = next(event for event in reversed(events) if event.ends_run)
     return DeadLetter(
@@ -52,8 +54,12 @@ def dead_letter(state: RunState, events: Sequence[Event]) -> DeadLetter:
 
 def goes_on_at(state: RunState) -> str | None:
     """Return the step from which a failed run goes on unless another is named: the first not done, or undone since."""
-    own = (step for step in state.steps if step.fan is None and step.board is None and step.undoes is None)
-    return next((step.name for step in own if step.status != "completed" or was_undone(state, step)), None)
+    return next((step.name for step in _own(state) if step.status != "completed" or was_undone(state, step)), None)
+
+
+def _own(state: RunState) -> Iterator[StepState]:
+    """Give the flow's own steps."""
+    return (step for step in state.steps if not (step.fan or step.board or step.talk or step.undoes))
 
 
 def was_undone(state: RunState, step: StepState) -> bool:

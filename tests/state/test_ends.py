@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.messages import PlanStep
 from orchestrator.state import keys
+from orchestrator.state.letters import dead_letter
 from orchestrator.state.runs import Begun, Change, RunStore, Submission
 from tests.servers import no_key_left_without_ttl_or_declaration, on_valkey, wait_until
 from tests.state.invariants import look, problems
@@ -564,6 +565,22 @@ def test_a_child_of_a_child_begins_no_more_when_the_first_has_ended(store: RunSt
         assert store.children(parent) == [child]
         assert store.cancel(child, reason="", by="parent").what == "cancelled"
         store.leave(parent)
+
+
+def test_a_dead_letter_of_a_run_whose_time_was_over_tells_what_its_step_had_met(store: RunStore) -> None:
+    # given a run whose second step waits to be tried again
+    run = submit(store, LASTING)
+    work(store, run, "book")
+    store.postpone(begin(store, run, "pay"), 30.0, "attempt 1 of 3: the line is down")
+
+    # when its time is over
+    store.client.hset(keys.run(run), "deadline_ms", 1)
+    store.expire(run)
+
+    # then
+    letter = dead_letter(store.load(run), store.events(run))
+    assert (letter.step, letter.kind, letter.goes_on_at) == (None, "deadline", "pay")
+    assert letter.errors == ("StepDelayed: attempt 1 of 3: the line is down",)
 
 
 def test_what_has_expired_is_no_dead_letter_though_the_list_names_it(store: RunStore, redis_client: Redis) -> None:
