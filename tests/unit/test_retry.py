@@ -11,13 +11,15 @@ import statistics
 import urllib.error
 from dataclasses import fields
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import openai
 import pytest
+import yarl
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
 from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.errors import InvalidPolicy, RetryLater
@@ -67,7 +69,7 @@ def urllib_error(status: int, headers: Mapping[str, str] | None = None) -> Excep
 
 
 class AiohttpError(Exception):
-    """The shape of aiohttp's ClientResponseError, and of the errors of clients made from OpenAPI descriptions."""
+    """The shape of aiohttp's ClientResponseError, and of errors of clients made from OpenAPI descriptions."""
 
     def __init__(self, status: int, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status)
@@ -75,7 +77,55 @@ class AiohttpError(Exception):
         self.headers = dict(headers or {})
 
 
-CLIENTS = pytest.mark.parametrize("make", [httpx_error, openai_error, requests_error, urllib_error, AiohttpError])
+def aiohttp_error(status: int, headers: Mapping[str, str] | None = None) -> Exception:
+    import aiohttp  # noqa: PLC0415  as of Anthropic's
+
+    url = yarl.URL("https://api.example/v1/chat")
+    given = CIMultiDictProxy(CIMultiDict(headers or {}))
+    request = aiohttp.RequestInfo(url, "POST", CIMultiDictProxy(CIMultiDict()), url)
+    return aiohttp.ClientResponseError(request, (), status=status, message="no", headers=given)
+
+
+def anthropic_error(status: int, headers: Mapping[str, str] | None = None) -> Exception:
+    """Return what the client of Anthropic raises for such an answer, once it does not try again by itself."""
+    return asked_of_anthropic(httpx2.Response(status, headers=dict(headers or {}), json={}))
+
+
+def broken_stream_of_anthropic(kind: str) -> Exception:
+    """Return what it raises for an `error` event in a stream that had begun well."""
+    told = json.dumps({"type": "error", "error": {"type": kind, "message": "no"}})
+    return asked_of_anthropic(
+        httpx2.Response(200, headers={"Content-Type": "text/event-stream"}, text=f"event: error\ndata: {told}\n\n")
+    )
+
+
+def asked_of_anthropic(response: httpx2.Response) -> Exception:
+    import anthropic  # noqa: PLC0415  a second, in each process that needs it
+
+    transport = httpx2.MockTransport(lambda _: response)
+    messages: Any = [{"role": "user", "content": "x"}]
+    with (
+        httpx2.Client(transport=transport) as http,
+        anthropic.Anthropic(api_key="k", max_retries=0, http_client=http) as client,
+        pytest.raises(anthropic.APIStatusError) as caught,
+    ):
+        list(client.messages.create(model="m", max_tokens=5, messages=messages, stream=True))
+    return caught.value
+
+
+ONE_PROCESS = pytest.mark.xdist_group("anthropic")
+CLIENTS = pytest.mark.parametrize(
+    "make",
+    [
+        httpx_error,
+        openai_error,
+        pytest.param(anthropic_error, marks=ONE_PROCESS),
+        requests_error,
+        urllib_error,
+        pytest.param(aiohttp_error, marks=ONE_PROCESS),
+        AiohttpError,
+    ],
+)
 
 
 class Overloaded(Exception):
@@ -185,7 +235,7 @@ def test_the_table_of_options_tells_each_with_its_default() -> None:
     }
 
 
-@pytest.mark.parametrize("make", [Overloaded, broken_stream])
+@pytest.mark.parametrize("make", [pytest.param(broken_stream_of_anthropic, marks=ONE_PROCESS), broken_stream])
 @pytest.mark.parametrize(
     ("kind", "status"),
     [
