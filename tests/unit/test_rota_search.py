@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.rota_bound import solve
 from workers.rota import improve, repair
 from workers.rota.checker import audit, violations
 from workers.rota.grid import BROKEN, OPEN, Grid
@@ -212,6 +211,9 @@ def test_improving_keeps_a_rota_valid_and_never_makes_it_dearer() -> None:
 
 
 def test_the_solver_and_the_checker_agree_and_nothing_beats_its_bound() -> None:
+    # Imported here: each of pytest-xdist's processes would take half a second for OR-Tools and pandas.
+    from benchmarks.rota_bound import solve  # noqa: PLC0415
+
     bound = solve(KIOSK, seconds=20)
     found = audit(KIOSK, bound.weeks)
     assert (bound.status, found.open, found.broken, found.total) == ("OPTIMAL", 0, 0, bound.cost)
