@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -18,7 +18,7 @@ from orchestrator.messages import PeerRules, PlanStep, ResolveRules
 from orchestrator.state import keys
 from orchestrator.state.runs import Begun, Refused, RunStore
 from tests.state.talk_reference import Member, Reference, Terms
-from tests.state.talking import TALK, Stage, peer, resolve, rules, submit
+from tests.state.talking import TALK, Seen, Stage, peer, resolve, rules, submit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -482,14 +482,23 @@ class Conversing(RuleBasedStateMachine):
 
     def _looked(self) -> tuple[object, ...]:
         run = self.stage.run
-        return self.store.load(run), self.stage.talks.load(run, TALK), len(self.store.events(run))
+        return self.store.load(run), self.stage.talks.load(run, TALK), self.store.client.xlen(keys.events(run))
 
     @invariant()
-    def it_is_as_the_reference_says(self) -> None:
-        """The conversation is what the reference says, and what its log folds to."""
+    def all_holds(self) -> None:
+        """The run and the conversation are what their log folds to, and all that follows holds of them."""
         if self.talk is None:
             return
-        now, reference = self.stage.now(), self.reference
+        seen = self.stage.seen()
+        self._it_is_as_the_reference_says(seen)
+        self._what_members_are_at_is_as_the_reference_says(seen)
+        self._each_message_is_in_one_place(seen)
+        self._nobody_waits_in_a_circle(seen)
+        self._its_end_is_as_the_reference_says(seen)
+
+    def _it_is_as_the_reference_says(self, seen: Seen) -> None:
+        """The conversation is what the reference says."""
+        now, reference = seen.talk, self.reference
         assert (now.messages, now.turns, list(now.proposals)) == (
             len(reference.messages),
             reference.turns,
@@ -510,23 +519,21 @@ class Conversing(RuleBasedStateMachine):
                 assert found.turn == (member.entry if member.busy else None), name
                 assert list(found.waits) == reference.waits(member), name
 
-    @invariant()
-    def what_members_are_at_is_as_the_reference_says(self) -> None:
+    def _what_members_are_at_is_as_the_reference_says(self, seen: Seen) -> None:
         """Each is at one turn at most, and what brings it on is there."""
-        if self.talk is None:
-            return
-        state = self.store.load(self.stage.run)
-        shard = keys.shard_of(self.stage.run)
-        at_work = {step.name: step.status for step in state.steps if step.status in {"ready", "running", "delayed"}}
+        at_work = {step.name: step.status for step in seen.run.steps if step.status in {"ready", "running", "delayed"}}
         at_work.pop(TALK, None)
+        shard = keys.shard_of(self.stage.run)
+        indexes = {"ready": keys.ready(shard), "leases": keys.leases(shard), "timers": keys.timers(shard)}
+        pipe = self.store.client.pipeline(transaction=False)
+        for key in indexes.values():
+            pipe.zrange(key, 0, -1)
+        pipe.hget(keys.talk(self.stage.run, TALK), "#sums")
+        *entries, stored = pipe.execute()
         left = {
             entry.decode(): index
-            for index, key in (
-                ("ready", keys.ready(shard)),
-                ("leases", keys.leases(shard)),
-                ("timers", keys.timers(shard)),
-            )
-            for entry in cast("list[bytes]", self.store.client.zrange(key, 0, -1))
+            for index, found in zip(indexes, entries, strict=True)
+            for entry in found
             if entry.decode().startswith(f"{self.stage.run}/")
         }
         left.pop(keys.member(self.stage.run, f"//{TALK}"), None) if self.open_still else None
@@ -539,35 +546,30 @@ class Conversing(RuleBasedStateMachine):
         words = {"ready": ("ready", "ready"), "running": ("running", "leases"), "waiting": ("delayed", "timers")}
         assert at_work == {each.step: words[each.busy][0] for each in members if each.busy}
         assert left == {keys.member(self.stage.run, each.step): words[each.busy][1] for each in members if each.busy}
-        sums = json.loads(cast("bytes", self.store.client.hget(keys.talk(self.stage.run, TALK), "#sums")))
-        assert sums["busy"] == sum(bool(each.busy) for each in members)
+        assert json.loads(stored)["busy"] == sum(bool(each.busy) for each in members)
 
-    @invariant()
-    def each_message_is_in_one_place(self) -> None:
+    @staticmethod
+    def _each_message_is_in_one_place(seen: Seen) -> None:
         """Told by the log: for each whom it was for, a message waits, was taken by one turn, or went back."""
-        if self.talk is None:
-            return
-        found = places(self.stage)
+        found = places(seen)
         assert [place for place in found.items() if len(place[1]) != 1] == []
 
-    @invariant()
-    def nobody_waits_in_a_circle(self) -> None:
+    def _nobody_waits_in_a_circle(self, seen: Seen) -> None:
         """Those who wait for each other can go on."""
-        if self.talk is None or not self.open_still:
+        if not self.open_still:
             return
-        waits = {name: set(each.waits) for name, each in self.stage.now().peers.items()}
+        waits = {name: set(each.waits) for name, each in seen.talk.peers.items()}
         while free := {name for name, others in waits.items() if not others & set(waits)}:
             waits = {name: others for name, others in waits.items() if name not in free}
         assert waits == {}
 
-    @invariant()
-    def its_end_is_as_the_reference_says(self) -> None:
+    def _its_end_is_as_the_reference_says(self, seen: Seen) -> None:
         """What is decided, and how, is what the members' words come to."""
-        if self.talk is None or not self.reference.outcome or self.cancelled:
+        if not self.reference.outcome or self.cancelled:
             return
         if self.reference.judging and not self.ruled:
             return
-        reference, state = self.reference, self.store.load(self.stage.run)
+        reference, state = self.reference, seen.run
         decided, tie = reference.decision()
         if reference.judging:
             decided, tie = (int(self.ruled) if self.ruled.isdigit() else None), False
@@ -594,11 +596,11 @@ class Conversing(RuleBasedStateMachine):
         return bool((self.of.resolve or {}).get("weighted", True))
 
 
-def places(talk: Stage) -> Mapping[tuple[int, str], list[str]]:
+def places(seen: Seen) -> Mapping[tuple[int, str], list[str]]:
     """Return where each message is, for each whom it was for."""
     found: dict[tuple[int, str], list[str]] = {}
     silent = {"reply"}
-    for event in talk.events:
+    for event in seen.events:
         data: dict[str, Any] = event.data
         if event.type == "MessageSent" and data["kind"] not in silent:
             found |= {(data["id"], name): [] for name in data.get("to") or ()}
@@ -608,7 +610,7 @@ def places(talk: Stage) -> Mapping[tuple[int, str], list[str]]:
             found = {place: where for place, where in found.items() if place[0] != data["id"]}
         elif event.type == "MessageReturned" and data["why"] != "failed":
             found[data["id"], data["to"]].append(data["why"])
-    for name, each in talk.now().peers.items():
+    for name, each in seen.talk.peers.items():
         for number in each.mail:
             found[number, name].append("mailbox")
     return found

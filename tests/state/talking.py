@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.messages import (
     MAX_STEPS,
@@ -137,6 +137,14 @@ def leave() -> Said:
     return _said("leave", None, b"")
 
 
+class Seen(NamedTuple):
+    """A run, a conversation of it and its log."""
+
+    run: RunState
+    talk: ConversationState
+    events: list[Event]
+
+
 class Stage:
     """
     A conversation of a run, and the hands of its members.
@@ -203,13 +211,17 @@ class Stage:
 
     def now(self) -> ConversationState:
         """The conversation as it is stored, which is what its log folds to; so is the run."""
+        return self.seen().talk
+
+    def seen(self) -> Seen:
+        """Its run, itself and the log, which is what both fold to."""
         events = self.events
         stored, folded = self.talks.load(self.run, self.step), fold_conversation(self.step, events)
         assert stored is not None
         assert stored == folded
         state: RunState = self.store.load(self.run)
         assert fold(self.run, events) == state
-        return stored
+        return Seen(state, stored, events)
 
     def mail(self, name: str) -> tuple[int, ...]:
         """Return what waits in a mailbox."""
