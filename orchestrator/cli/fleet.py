@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.settings import Settings
 
 APP: Final = "orchestrator.app"
+WORKER: Final = "orchestrator.cli.pool"
 CUSTOM_POOL: Final = {"CELERY_CUSTOM_WORKER_POOL": "orchestrator.runtime.pool:AsyncioPool"}
 ASYNCIO_CONCURRENCY: Final = 100  # steps that wait cost next to nothing
 CONCURRENCY: Final = 2
@@ -60,15 +61,12 @@ def specs(settings: Settings, options: Options) -> list[Spec]:
     return found
 
 
-def _celery(*arguments: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "celery", "-A", APP, *arguments)
-
-
 def _pool(settings: Settings, queue: str, number: int | None) -> Spec:
     pool, concurrency = choose(settings, [queue], None, number)
+    arguments = worker_arguments(pool, [queue], name=queue, concurrency=concurrency)
     return Spec(
         name=queue,
-        command=_celery("worker", *worker_arguments(pool, [queue], name=queue, concurrency=concurrency)),
+        command=(sys.executable, "-m", WORKER, "worker", *arguments),
         signals=(signal.SIGTERM, signal.SIGQUIT, signal.SIGKILL),
     )
 
@@ -99,7 +97,8 @@ def worker_arguments(pool: Pool, queues: Sequence[str], *, name: str, concurrenc
 def _flower(settings: Settings, port: int) -> Spec:
     config = [f"--conf={FLOWER_CONFIG}"] if FLOWER_CONFIG.exists() else FLOWER_OPTIONS
     where = [f"--address={settings.flower_host}", f"--port={port}"]
-    return Spec(name=FLOWER, command=_celery("flower", *config, *where), stage=1)
+    command = (sys.executable, "-m", "celery", "-A", APP, "flower", *config, *where)
+    return Spec(name=FLOWER, command=command, stage=1)
 
 
 def environment(data_dir: Path, modules: Sequence[str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from orchestrator import Settings
 from orchestrator.cli import fleet
 from orchestrator.cli.fleet import Options
 from orchestrator.cli.supervisor import Change, Spec, Supervisor
+from tests.command_line import CHECKOUT
 from tests.servers import wait_until
 
 if TYPE_CHECKING:
@@ -298,6 +299,27 @@ def is_gone(pid: int) -> bool:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+def test_a_worker_of_the_fleet_brings_neither_flower_nor_a_shell_along(tmp_path: Path) -> None:
+    # given a worker that has said what options it has, so that it has read Celery's part of the command line
+    code = (
+        f"import sys\nfrom {fleet.WORKER} import run\n"
+        "try:\n    run(['--help'])\nexcept SystemExit:\n"
+        "    loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "    raise SystemExit(', '.join(loaded & {'flower', 'tornado', 'prompt_toolkit', 'click_repl'}))\n"
+    )
+    done = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(CHECKOUT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # then what Celery's other commands need is not there
+    assert done.stderr.strip() == ""
+    assert "--concurrency" in done.stdout
 
 
 def test_fleet_is_a_pool_per_agent_one_for_starts_and_flower_last(
