@@ -60,6 +60,13 @@ SEEDS: Final = {
     "above.degraded, above.reason = true": 1,
     "elseif first and id and first ~= id then dissent": 0,
     "      close_member(p.turn)\n": 0,
+    "or rec.fence ~= fence then\n  if asks": 10,
+    "local first = rec.member == step and rec or load(rec.member)": 4,
+    "local field = 'b:' .. name .. ':' .. p.head": 18,
+    "if p.tail - p.head >= T.rules.max_mail": 11,
+    "  p.waits, p.ask = nil, nil\nend": 10,
+    "p.present, p.leaving, p.stance, p.c, T.stanced = false, nil, nil, nil, true": 19,
+    "p.head = p.head + 1\n    give_back": 18,
     "redis.call('HSET', T.key, 'n:' .. ARGV[2], ARGV[6] .. ' ' .. id)": 1,
 }
 """Those with which a fault takes few examples; with others it may take hundreds."""
