@@ -308,14 +308,22 @@ class Deployment:
 
     def messages(self, queue: str) -> list[bytes]:
         """Return what is in a queue, raw."""
-        found: list[bytes] = []
+        # In one round trip: there are 49 lists.
+        pipe = self.broker.pipeline(transaction=False)
         for priority in PRIORITIES:
-            found += cast("list[bytes]", self.broker.lrange(f"{queue}{priority}", 0, -1))
-        return found
+            pipe.lrange(f"{queue}{priority}", 0, -1)
+        return [message for found in pipe.execute() for message in found]
 
     def waiting_messages(self) -> int:
         """Return how many messages are in a queue or taken and not acknowledged."""
-        return sum(len(self.messages(queue)) for queue in QUEUES) + self.broker.hlen("unacked")
+        # Of the thousand lists that all queues have, those with something in them are there.
+        lists = cast("Iterable[bytes]", self.broker.scan_iter(count=10_000, _type="list"))
+        pipe = self.broker.pipeline(transaction=False)
+        for name in lists:
+            if name.decode().partition("\x06\x16")[0] in QUEUES:
+                pipe.llen(name)
+        pipe.hlen("unacked")
+        return sum(pipe.execute())
 
     def has_effects(self, count: int) -> bool:
         """Whether so many effects have been made."""
