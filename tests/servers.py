@@ -199,6 +199,17 @@ OF_LIVE_RUNS: Final = ("ready", "leases", "timers")
 LIVE: Final = frozenset({b"queued", b"running", b"waiting", b"undoing"})
 
 
+LASTING: Final = """
+local lasting, indexes = {}, {}
+for _, name in ipairs(redis.call('KEYS', '*')) do
+    if redis.call('PTTL', name) == -1 then lasting[#lasting + 1] = name end
+    if string.find(name, '^{s%x%x}:%a+$') then indexes[#indexes + 1] = name end
+end
+return {lasting, indexes}
+"""
+"""The keys without TTL, and the indexes. A deployment that tests share has thousands of keys, of which few last."""
+
+
 def no_key_left_without_ttl_or_declaration(client: redis.Redis, *, queues: Iterable[str] = ()) -> None:
     """Fail where `stray_keys` finds something."""
     stray = stray_keys(client, queues=queues)
@@ -215,23 +226,20 @@ def stray_keys(client: redis.Redis, *, queues: Iterable[str] = ()) -> list[str]:
         client: replies as bytes.
         queues: names of queues that may hold messages still, because no worker has run.
     """
-    named = sorted(key.decode() for key in cast("Iterable[bytes]", client.scan_iter(count=1000)))
-    statuses, ttls = client.pipeline(transaction=False), client.pipeline(transaction=False)
-    runs = [name for name in named if (found := OF_A_RUN.fullmatch(name)) and not found[2]]
-    for name in runs:
-        statuses.hget(name, "status")
-    for name in named:
-        ttls.pttl(name)
-    live = {name.rpartition(":")[2] for name, status in zip(runs, statuses.execute(), strict=True) if status in LIVE}
-    lasting = [name for name, ttl in zip(named, ttls.execute(), strict=True) if ttl == -1]
+    told = cast("list[list[bytes]]", client.eval(LASTING, 0))
+    lasting, indexes = (sorted(name.decode() for name in names) for names in told)
+    pipe = client.pipeline(transaction=False)
+    looked_at = [name for name in indexes if INDEXES.fullmatch(name) and name.endswith(OF_LIVE_RUNS)]
+    for name in looked_at:
+        pipe.zrange(name, 0, -1)
+    entries = [(name, entry.decode()) for name, each in zip(looked_at, pipe.execute(), strict=True) for entry in each]
+    owners = {found["run"] for name in lasting if (found := OF_A_RUN.fullmatch(name))}
+    runs = sorted(owners | {keys.split_member(entry)[0] for _, entry in entries})
+    for run_id in runs:
+        pipe.hget(keys.run(run_id), "status")
+    live = {run_id for run_id, status in zip(runs, pipe.execute(), strict=True) if status in LIVE}
     stray = [name for name in lasting if not _is_permanent(name, live, set(queues))]
-    ended = [
-        f"{name}: {entry.decode()}"
-        for name in named
-        if INDEXES.fullmatch(name) and name.endswith(OF_LIVE_RUNS)
-        for entry in cast("list[bytes]", client.zrange(name, 0, -1))
-        if keys.split_member(entry.decode())[0] not in live
-    ]
+    ended = [f"{name}: {entry}" for name, entry in entries if keys.split_member(entry)[0] not in live]
     return [
         *(f"a key without TTL that nothing declares permanent: {name!r}" for name in stray),
         *(f"an index entry of a run that has ended: {entry}" for entry in ended),

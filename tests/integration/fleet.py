@@ -235,6 +235,7 @@ class Deployment:
         self.floor.mkdir()
         self.ledger.mkdir()
         self.workers: list[Worker] = []
+        self.own_broker = own_broker
         broker_url = f"{self.server.url[:-1]}1" if own_broker else self.server.url
         chosen: dict[str, Any] = dict(FAST if settings is None else settings)  # any setting, by name
         self.settings = Settings(
