@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
+
+from orchestrator.state import scripts
 
 SCRIPTS = Path(__file__).parents[2] / "orchestrator" / "state" / "scripts"
 
@@ -167,3 +170,16 @@ def test_a_script_may_use_the_keys_that_the_file_in_front_of_it_declares(tmp_pat
     # when each is compared with its header, then neither offends
     assert find_offences(tmp_path / "_run.lua") == []
     assert find_offences(script) == []
+
+
+def test_a_second_client_in_a_process_reads_no_script_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a process that has made a client, whose package then goes away
+    scripts.Scripts(Redis())
+
+    def gone(package: str) -> Path:
+        raise ModuleNotFoundError(package)
+
+    monkeypatch.setattr(scripts, "files", gone)
+
+    # then another client has the scripts all the same
+    scripts.Scripts(Redis())

@@ -9,6 +9,7 @@ made anew at each call.
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, cast
@@ -73,6 +74,7 @@ class _Kind(NamedTuple):
     given: tuple[str, ...]
 
 
+@functools.cache
 def source(name: str) -> str:
     """Return a script's text, with what is put in front of it: the file that its header takes its keys from."""
     text, front = _text(f"{name}.lua"), IN_FRONT.search(_text(f"{name}.lua"))
@@ -100,6 +102,7 @@ end
 """
 
 
+@functools.cache
 def _text(name: str) -> str:
     return (files(__package__) / name).read_text()
 
