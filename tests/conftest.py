@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from pydantic import SecretStr
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from orchestrator import Settings
 from tests.servers import KINDS, Kind, Server, is_up, missing, no_key_left_without_ttl_or_declaration, start_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 def pytest_configure() -> None:
@@ -51,9 +55,27 @@ def servers() -> Iterator[dict[Kind, Server]]:
         server.stop()
 
 
+@pytest.fixture(scope="session")
+def flush() -> Iterator[Callable[[Server], None]]:
+    """Empty a server. Its connection stays for the tests to come: to make one takes longer than most tests."""
+    clients: dict[str, Redis] = {}
+
+    def flush(server: Server) -> None:
+        if server.url not in clients:
+            clients[server.url] = Redis.from_url(server.url, retry=Retry(NoBackoff(), 1))
+        clients[server.url].flushall()
+
+    yield flush
+    for client in clients.values():
+        client.close()
+
+
 @pytest.fixture(params=KINDS)
 def server(
-    request: pytest.FixtureRequest, servers: dict[Kind, Server], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    servers: dict[Kind, Server],
+    flush: Callable[[Server], None],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Server:
     """A running server with nothing in it: first Valkey, then Redis. `tests.servers.on_valkey` asks for the one."""
     kind = cast("Kind", request.param)
@@ -64,8 +86,7 @@ def server(
         servers.pop(kind).stop()
     if kind not in servers:
         servers[kind] = start_server(kind, tmp_path_factory.mktemp(kind))
-    with Redis.from_url(servers[kind].url) as client:
-        client.flushall()
+    flush(servers[kind])
     return servers[kind]
 
 
@@ -82,14 +103,17 @@ def redis_client(redis_url: str) -> Iterator[Redis]:
         yield client
 
 
-@pytest.fixture
-def settings(redis_url: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings for the server, with short times; what the developer's shell and folder set does not count."""
-    for name in [name for name in os.environ if name.startswith("CELERIAC_")]:
-        monkeypatch.delenv(name)
-    nothing = tmp_path_factory.mktemp("config") / "settings.toml"
-    nothing.touch()
-    monkeypatch.setenv("CELERIAC_CONFIG", str(nothing))
+@pytest.fixture(scope="session")
+def nothing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of settings with none in it."""
+    file = tmp_path_factory.mktemp("config") / "settings.toml"
+    file.touch()
+    return file
+
+
+@functools.cache
+def settings_for(redis_url: str) -> Settings:
+    """Settings with short times, which cannot be changed: made once for each server."""
     return Settings(
         redis_url=SecretStr(redis_url),
         shards=2,
@@ -100,6 +124,15 @@ def settings(redis_url: str, tmp_path_factory: pytest.TempPathFactory, monkeypat
         retention=600.0,
         redis_retry=5.0,
     )
+
+
+@pytest.fixture
+def settings(redis_url: str, nothing: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings for the server, with short times; what the developer's shell and folder set does not count."""
+    for name in [name for name in os.environ if name.startswith("CELERIAC_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("CELERIAC_CONFIG", str(nothing))
+    return settings_for(redis_url)
 
 
 @pytest.fixture
