@@ -51,7 +51,7 @@ def test_whatever_is_said_in_a_conversation_it_is_as_its_documentation_says(
 
 SEEDS: Final = {
     "votes[first] = (votes[first] or 0) + weight": 4,
-    "then env.v = mail.volley + 1 end": 18,
+    "then env.v = mail.volley + 1 end": 8,
     "said.kind == 'propose' or said.kind == 'vote' or #about > 0": 2,
     "if said.kind == 'propose' and not decidable(T, said.type) then return end": 3,
     "if each ~= said.re then left": 1,
