@@ -117,6 +117,15 @@ def all_runs(deployment: Deployment) -> list[Run]:
     return found
 
 
+def at_once(run: Run) -> tuple[RunState, list[Event]]:
+    """Return a run's projection and its log as they are together: what is late may come between the two looks."""
+    state = run.state()
+    while True:
+        before, events, state = state, run.events(), run.state()
+        if before == state:
+            return state, events
+
+
 def check_all(deployment: Deployment) -> None:
     """Fail unless I1 to I4 hold for every run of a deployment that has not been checked before."""
     problems: list[str] = []
@@ -124,7 +133,7 @@ def check_all(deployment: Deployment) -> None:
         if run.id not in deployment.checked:
             deployment.checked.add(run.id)
             try:
-                problems += wrong_with(run.state(), run.events())
+                problems += wrong_with(*at_once(run))
             except RunNotFound:
                 continue  # its retention has just passed
     assert not problems, "\n".join(problems)
