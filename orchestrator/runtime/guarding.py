@@ -195,8 +195,10 @@ class Guarding:
                 done = fall_back(attempt, reason, ("values",))
                 if done is not None:
                     return done
-            elif rung == "partial" and not is_given(attempt.begun.step.input or ""):
-                return attempt.commit(Judged(attempt.begun.value, "partial", {"reason": reason}))
+            elif rung == "partial" and not is_given(attempt.begun.step.took or attempt.begun.step.input or ""):
+                own = attempt.own_value
+                if own is not None:
+                    return attempt.commit(Judged(own, "partial", {"reason": reason}))
         fail(attempt, reason)
         return ""
 

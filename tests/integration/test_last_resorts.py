@@ -221,6 +221,13 @@ def test_where_no_rung_is_left_a_run_without_budget_fails(deployment: Deployment
         submit(deployment, "alone", budget=Budget(tokens=10, ladder=ladder)).result(timeout=SOON)
 
 
+def test_a_run_without_budget_for_its_gates_fallback_ends_with_what_the_step_before_gave(
+    deployment: Deployment,
+) -> None:
+    run = submit(deployment, "outer-part", "odd", budget=Budget(tokens=10))
+    assert run.result(timeout=SOON) == {"number": 3}
+
+
 def test_a_tenant_without_budget_left_takes_the_whole_ladder(deployment: Deployment) -> None:
     deployment.client.guards.set_budget("tenant:poor", tokens=60)
     assert submit(deployment, "dear", tenant="poor").result(timeout=SOON).by == "cheap"

@@ -213,7 +213,7 @@ def test_what_somebody_gave_is_no_part_of_a_result(given: str, monkeypatch: pyte
     recorder.answer = Refused("budget", "run:0", -1, queued=False)
     recorder.left = BudgetState(name="run:0", tokens=1, cost=0.5, used_tokens=1, used_cost=0.25)
     stopped = attempt(recorder, budgets=1)
-    stopped.begun.step.__dict__["input"] = given
+    stopped.begun.step.__dict__.update(input=given, took=None)
     monkeypatch.setattr(guarding, "fail", lambda _, reason: failed.append(reason))
     # when it asks, then the run does not end with that as its output, and says what it lacks
     Guarding(stopped, "x").admit()

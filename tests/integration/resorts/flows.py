@@ -260,6 +260,8 @@ Blackboard(
 )
 hear = Pipeline("hear", [Stage(Pipeline("hear-inner", [hears, names]), gate=Gate(odd, fallback=speaks)), concludes])
 Conversation("resorts-talk", task=Given, members=[hear], until=Concluded("hear"))
+part = Pipeline("resorts-inner-part", [counts, Stage(names, name="last")])
+Pipeline("resorts-outer-part", [Stage(part, gate=Gate(odd, fallback=alone))])
 
 for one in ALONE:
     Pipeline(one.name.replace(".", "-"), [Stage(one, name="only")])
