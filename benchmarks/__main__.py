@@ -24,7 +24,7 @@ COUNTS: Final = {
     "pipeline": 400,
     "fan_out": 5000,
     "waiting": 2000,
-    "guards": 960,
+    "guards": 1600,
     "provider": 500,
     "review": 1,
     "boards": 500,

@@ -29,8 +29,12 @@ AIM: Final = 0.3
 """Milliseconds of CPU a step that all guards together may cost, at most."""
 BATCHES: Final = 16
 TIMEOUT: Final = 120.0
-POOLS: Final = {"asyncio": ("custom", 50), "prefork": ("prefork", 2)}
-"""What Celery calls each pool, and the worker's concurrency."""
+POOLS: Final = {"asyncio": ("custom", 50), "prefork": ("prefork", 1)}
+"""
+What Celery calls each pool, and the worker's concurrency.
+
+One child: with more, on two cores, it is measured how processes disturb each other's caches more than what they do.
+"""
 
 
 @dataclass(frozen=True)

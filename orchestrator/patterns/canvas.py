@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 WINDOW: Final = IN_A_ROW
 """Links in one chain: every link's message carries the rest, so a long pipeline's chain is compiled piece by piece."""
 
+PRIORITIES: Final = get_args(Priority)
 HEADER: Final = "foreseen"
 """Of a message: see `Foreseen`."""
 
@@ -105,7 +106,7 @@ class Foreseen(NamedTuple):
         if not isinstance(header, list) or len(header) != len(cls._fields):
             return None
         tenant, priority, begin = header
-        fits = isinstance(tenant, str) and priority in get_args(Priority) and isinstance(begin, int)
+        fits = isinstance(tenant, str) and priority in PRIORITIES and isinstance(begin, int)
         return cls(tenant, priority, begin) if fits else None
 
 
