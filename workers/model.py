@@ -15,19 +15,20 @@ from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ValidationError
 
-from orchestrator import OrchestratorError, Settings, get_settings
+from orchestrator import Breaker, OrchestratorError, Retry, Settings, get_settings
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 DEFAULT_URL = "https://api.openai.com/v1"
 MAX_RETRIES = 2  # of one call, by the client, with backoff and jitter, on connection errors, 408, 409, 429 and 5xx
+"""For agents that go on without an answer; those that wait for one have a `retry`, which holds no worker."""
 MAX_ANSWER = 2_000  # tokens, a reasoning model's thoughts included
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
 # A client's connections belong to the event loop they were opened on; it goes when its loop does.
-_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncOpenAI] = WeakKeyDictionary()
+_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, AsyncOpenAI]] = WeakKeyDictionary()
 
 
 class ClientMissing(OrchestratorError):
@@ -69,6 +70,11 @@ class InvalidAnswer(OrchestratorError):
         )
 
 
+RETRY = Retry(max_attempts=4, base=1.0, cap=30.0, never=ClientMissing)
+BREAKER = Breaker(of="model")
+"""What agents that wait for an answer are declared with; one breaker for them all."""
+
+
 def decider() -> str | None:
     """Return how a model's decisions are signed, `model:NAME`, or None when no model is configured."""
     model = get_settings().model
@@ -76,7 +82,13 @@ def decider() -> str | None:
 
 
 async def ask(
-    answer: type[Answer], *, instructions: str, text: str, schema: dict[str, object], within: float
+    answer: type[Answer],
+    *,
+    instructions: str,
+    text: str,
+    schema: dict[str, object],
+    within: float,
+    retries: int = MAX_RETRIES,
 ) -> tuple[Answer, int]:
     """
     Ask the configured model.
@@ -87,6 +99,7 @@ async def ask(
         text: data, in a message of its own.
         schema: JSON schema the server is told to constrain the answer by; at least as narrow as `answer`.
         within: seconds for the whole call, retries included.
+        retries: by the client, while the worker waits; 0 where the agent has a `retry`.
 
     Returns:
         The answer, and how many tokens were used in all; 0 where the server does not say.
@@ -106,7 +119,7 @@ async def ask(
         raise ClientMissing(model, error.name) from None
     try:
         async with asyncio.timeout(within):
-            completion = await _client(settings, url).chat.completions.create(
+            completion = await _client(settings, url, retries).chat.completions.create(
                 model=model,
                 messages=[{"role": "system", "content": instructions}, {"role": "user", "content": text}],
                 response_format={
@@ -134,13 +147,13 @@ async def ask(
         raise InvalidAnswer(model, f"{where}: {first['msg']}" if where else first["msg"], content) from None
 
 
-def _client(settings: Settings, url: str) -> AsyncOpenAI:
-    loop = asyncio.get_running_loop()
-    if loop not in _clients:
+def _client(settings: Settings, url: str, retries: int) -> AsyncOpenAI:
+    clients = _clients.setdefault(asyncio.get_running_loop(), {})
+    if retries not in clients:
         from openai import AsyncOpenAI  # noqa: PLC0415
 
         # Address and key are always given: the client would otherwise read OPENAI_* from the environment, and
         # settings are read in one place. A local server needs no key, but the client insists on one.
         key = settings.model_key.get_secret_value() if settings.model_key else "none"
-        _clients[loop] = AsyncOpenAI(base_url=url, api_key=key, timeout=settings.model_timeout, max_retries=MAX_RETRIES)
-    return _clients[loop]
+        clients[retries] = AsyncOpenAI(base_url=url, api_key=key, timeout=settings.model_timeout, max_retries=retries)
+    return clients[retries]

@@ -135,17 +135,17 @@ def test_an_answer_that_does_not_fit_is_an_error_that_says_why(endpoint: type[En
     assert str(InvalidAnswer(*raised.value.args)) == str(raised.value)
 
 
-def test_a_passing_failure_of_the_endpoint_is_retried(endpoint: type[Endpoint]) -> None:
+def test_the_client_tries_nothing_again_where_the_step_does(endpoint: type[Endpoint]) -> None:
     # Given an endpoint that is overloaded once
     _answers(endpoint, SURE_SPAM)
     endpoint.answers.insert(0, (503, {"error": {"message": "overloaded"}}))
 
     # When the model is asked
-    verdict = _classify(_document())
+    with pytest.raises(ModelUnavailable, match="overloaded"):
+        _classify(_document())
 
-    # Then the second call answers
-    assert verdict.category == "spam"
-    assert len(endpoint.asked) == 2
+    # Then the worker did not wait for a second call
+    assert len(endpoint.asked) == 1
 
 
 def test_a_refusal_names_model_address_and_settings(endpoint: type[Endpoint]) -> None:
@@ -167,10 +167,9 @@ def test_a_refusal_names_model_address_and_settings(endpoint: type[Endpoint]) ->
 def test_an_endpoint_nobody_listens_on_is_an_error_not_a_hang(
     endpoint: type[Endpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given an address where nothing is, and no patience for retries
+    # Given an address where nothing is
     assert endpoint.asked == []
     monkeypatch.setenv("CELERIAC_MODEL_URL", "http://127.0.0.1:9/v1")
-    monkeypatch.setattr("workers.model.MAX_RETRIES", 0)
     get_settings.cache_clear()
 
     # When the model is asked

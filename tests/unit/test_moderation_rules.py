@@ -204,7 +204,7 @@ def test_when_nobody_answers_the_rules_decide_and_what_they_doubt_stays_back() -
     # Then the first is allowed, the second is not published, and both say who decided
     assert (sure.action, sure.degraded, sure.decided_by) == ("allow", True, "rules")
     assert (unsure.action, unsure.degraded, unsure.category) == ("block", True, "leaked-secret")
-    assert "nobody decided in time" in unsure.reasons[-1]
+    assert "nobody else decided" in unsure.reasons[-1]
 
 
 def test_without_a_model_the_rules_classify(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator import Context, agent, get_settings
-from workers.model import InvalidAnswer, ask, decider
+from workers.model import BREAKER, RETRY, InvalidAnswer, ask, decider
 from workers.moderation.models import NO_CATEGORY, Classified, Confidence, Redacted, Verdict
 from workers.moderation.policy import Policy, policy
 from workers.moderation.rules import classified, judge
 
-TIMEOUT = 180.0  # s; room for a call of CELERIAC_MODEL_TIMEOUT and its retries
+TIMEOUT = 180.0  # s; room for a call of CELERIAC_MODEL_TIMEOUT
 WINDOW = 6_000  # characters of a text that the model is shown; about 1,500 tokens
 
 _INSTRUCTIONS = """\
@@ -41,10 +41,10 @@ class Answer(BaseModel):
     confidence: Confidence
 
 
-@agent("moderation.classify", timeout=TIMEOUT)
+@agent("moderation.classify", timeout=TIMEOUT, retry=RETRY, breaker=BREAKER, fallback=["moderation.rules"])
 async def classify(ctx: Context, document: Redacted) -> Classified:
     """
-    Judge a document.
+    Judge a document; the rules do where the model is away for long.
 
     Raises:
         ModelUnavailable: the endpoint did not answer, or refused.
@@ -68,6 +68,7 @@ async def _ask_model(ctx: Context, document: Redacted, against: Policy, by: str)
         text=f"{document.title}\n\n{excerpt(document.text)}",
         schema=_schema(against),
         within=min(TIMEOUT, ctx.remaining()),
+        retries=0,
     )
     ctx.spend(tokens=tokens)
     try:

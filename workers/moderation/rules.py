@@ -19,7 +19,7 @@ def rules(document: Redacted) -> Classified:
     """
     verdict = judge(document, policy())
     if not policy().is_sure(verdict.action, verdict.confidence):
-        held = f"nobody decided in time and the rules are unsure: {policy().unanswered}"
+        held = f"nobody else decided and the rules are unsure: {policy().unanswered}"
         verdict = verdict.model_copy(update={"action": policy().unanswered, "reasons": (*verdict.reasons, held)[-5:]})
     return classified(document, verdict.model_copy(update={"degraded": True}))
 

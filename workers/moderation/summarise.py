@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator import Context, agent
-from workers.model import ask, decider
+from workers.model import BREAKER, RETRY, ask, decider
 from workers.moderation.classify import TIMEOUT, excerpt
-from workers.moderation.extract import extract
 from workers.moderation.models import Classified, Summarised
+from workers.moderation.quote import has_summary, quoted, summarised
 from workers.moderation.redact import redact_text
 
 MAX_SUMMARY = 1_000  # characters
@@ -34,32 +34,28 @@ class Summary(BaseModel):
     summary: str = Field(min_length=1, max_length=MAX_SUMMARY)
 
 
-@agent("moderation.summarise", timeout=TIMEOUT)
+@agent("moderation.summarise", timeout=TIMEOUT, retry=RETRY, breaker=BREAKER, fallback=["moderation.quote"])
 async def summarise(ctx: Context, document: Classified) -> Summarised:
     """
     Summarise a document, unless the verdict keeps it from being published.
+
+    Where the model is away for long, the document's own sentences do.
 
     Raises:
         ModelUnavailable: the endpoint did not answer, or refused.
         InvalidAnswer: the model's answer is not a summary.
     """
-    summary, by = "", ""
-    if document.verdict.action != "block" and document.text:
-        summary, by = await _summary(ctx, document)
-    return Summarised.model_validate(document.model_dump() | {"summary": summary, "summarised_by": by})
-
-
-async def _summary(ctx: Context, document: Classified) -> tuple[str, str]:
     by = decider()
-    if by is None:
-        return extract(document.text, document.language), "extract"
+    if by is None or not has_summary(document):
+        return quoted(document)
     answer, tokens = await ask(
         Summary,
         instructions=_INSTRUCTIONS,
         text=f"{document.title}\n\n{excerpt(document.text)}",
         schema=_SCHEMA,
         within=min(TIMEOUT, ctx.remaining()),
+        retries=0,
     )
     ctx.spend(tokens=tokens)
     # What a model writes is new text: it may have made up an address or a number.
-    return redact_text(answer.summary, document.language)[0], by
+    return summarised(document, redact_text(answer.summary, document.language)[0], by)
