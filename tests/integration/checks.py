@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 QUIET_TIMEOUT = 20.0
 LATE: Final = 15.0
-PARKED: Final = ("acme.parked",)
+PARKED: Final = ("acme.parked", "talks.parked")
 
 
 def wrong_with(state: RunState, events: Sequence[Event]) -> list[str]:
