@@ -268,7 +268,8 @@ class Context(Speaker):
             flow: the flow's name.
             input: its input: a model, or plain data that fits.
             key: unique among the children of this step; the flow's name unless given.
-            deadline: seconds; at most what is left of this run's.
+            deadline: seconds; at most what is left of this run's. Unless given, what is left of the step's time, where
+                the agent has a `deadline`.
 
         Raises:
             InvalidInput: the flow is unknown or the input does not fit; nothing was submitted.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+import time
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from orchestrator.client import Client
 from orchestrator.errors import LeaseLost, RunNotFound, WrongState
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+SOON: Final = 0.001
+"""Seconds that a child has of a step whose time is over."""
+
 
 class StepJournal:
     """
@@ -28,10 +32,11 @@ class StepJournal:
         process: with the store of the runs.
         app: publishes child runs.
         begun: the execution; once its lease is lost nothing is recorded any more.
+        until: when the step must be done, in seconds of `time.monotonic()`.
     """
 
-    def __init__(self, process: WorkerProcess, app: Celery, begun: Begun) -> None:
-        self._process, self._app, self._begun = process, app, begun
+    def __init__(self, process: WorkerProcess, app: Celery, begun: Begun, until: float) -> None:
+        self._process, self._app, self._begun, self._until = process, app, begun, until
         self._store = process.store
 
     def recall(self, name: str) -> bytes | None:
@@ -44,8 +49,11 @@ class StepJournal:
 
     def submit(self, flow: str, value: object, *, key: str, deadline: float | None) -> str:
         """Submit a child run; the same key finds the one that was submitted before."""
-        client = Client(self._process.settings, app=self._app, connection=self._store.client)
-        begun = self._begun
+        settings, begun = self._process.settings, self._begun
+        client = Client(settings, app=self._app, connection=self._store.client)
+        if deadline is None and begun.step.until_ms is not None:
+            # Without its step nobody waits for it.
+            deadline = max(SOON, min(settings.run_deadline, self._until - time.monotonic()))
         try:
             run = client.submit(
                 flow,

@@ -203,7 +203,7 @@ def _call(attempt: Attempt, value: object) -> object:
     agent, process, begun = attempt.agent, attempt.process, attempt.begun
     step, cancelled, draft = begun.step, Flag(), _draft(attempt)
     watch = IdleWatch(agent.idle) if agent.idle is not None else None
-    journal = StepJournal(process, attempt.task.app, begun)
+    journal = StepJournal(process, attempt.task.app, begun, attempt.until)
     context = Context(
         run_id=begun.run_id,
         flow=begun.flow,

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, field_validator
 
-from orchestrator import Gate, Pipeline, Stage, agent
+from orchestrator import Context, Gate, Pipeline, Stage, agent
 
 
 class Note(BaseModel):
@@ -73,10 +73,18 @@ def many(values: list[int]) -> int:
     return sum(values)
 
 
+@agent("state.begets", deadline=30.0)
+def begets(ctx: Context, note: Note) -> str:
+    """Start another run, which has the time that the text says, if it says one."""
+    deadline = float(note.text) if note.text else None
+    return str(ctx.submit("loosely", {"anything": 1}, deadline=deadline))
+
+
+begetting = Pipeline("begetting", [begets])
 counting = Pipeline("counting", [Stage(count, gate=Gate(lambda _: True, on_fail="human")), answer])
 aliasing = Pipeline("aliasing", [aliased])
 loosely = Pipeline("loosely", [loose])
 summing = Pipeline("summing", [many])
-QUEUES = ("state.count", "state.answer", "state.aliased", "state.loose", "state.many")
+QUEUES = ("state.count", "state.answer", "state.aliased", "state.loose", "state.many", "state.begets")
 OF_BOARDS = ("state.sit", "state.watch")
 """Queues of sources, which nobody serves here."""

@@ -15,7 +15,7 @@ from orchestrator.broker import celery_config
 from orchestrator.runtime import process
 from orchestrator.runtime.tasks import register_tasks
 from orchestrator.state import keys
-from tests.state.flows import Aliased, aliasing, counting, loosely
+from tests.state.flows import Aliased, aliasing, begetting, counting, loosely
 from tests.state.invariants import look, problems
 
 if TYPE_CHECKING:
@@ -121,6 +121,19 @@ def test_whatever_a_handler_raises_is_its_runs_reason_in_one_short_line(
         assert len(text) < 600
         assert len(text.splitlines()) == 1
         text.encode()
+
+
+@pytest.mark.parametrize(("given", "within"), [("", 30.0), ("200", 200.0)])
+def test_a_child_has_the_time_of_the_step_that_starts_it(
+    client: Client, deliver: Callable[[Run, str], Any], given: str, within: float
+) -> None:
+    # given an agent with a deadline, in a run that has more time
+    run = client.submit(begetting, {"text": given})
+    # when it starts another run
+    deliver(run, "begets")
+    # then that one has the time that is left of the step's, or what it is given
+    child = client.get(run.result(timeout=1.0)).state()
+    assert within - 5 < (child.deadline_ms - child.created_ms) / 1000 <= within
 
 
 def test_the_tasks_of_a_workers_app_are_no_producers(monkeypatch: pytest.MonkeyPatch) -> None:

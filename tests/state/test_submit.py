@@ -16,7 +16,7 @@ from orchestrator.errors import WrongState
 from orchestrator.state import keys
 from tests.servers import on_valkey, wait_until
 from tests.state import flows
-from tests.state.flows import Note, aliasing, counting, loosely, summing
+from tests.state.flows import Note, aliasing, begetting, counting, loosely, summing
 from tests.state.invariants import look, problems
 
 if TYPE_CHECKING:
@@ -421,7 +421,9 @@ def test_a_run_past_its_deadline_starts_no_step_even_before_anybody_has_noticed(
 
 
 def test_the_agents_that_submission_needs_are_registered_here() -> None:
-    assert {step.agent for flow in (counting, aliasing, loosely, summing) for step in flow.plan()} == set(flows.QUEUES)
+    assert {step.agent for flow in (counting, aliasing, loosely, summing, begetting) for step in flow.plan()} == set(
+        flows.QUEUES
+    )
 
 
 def test_a_key_whose_run_has_expired_is_free_again(client: Client, redis_client: Redis) -> None:
