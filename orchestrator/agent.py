@@ -433,6 +433,11 @@ class Agent(Generic[P, R]):
         """The agents among its fallbacks, by name."""
         return tuple(rung for rung in self.fallback if isinstance(rung, str))
 
+    @property
+    def is_guarded(self) -> bool:
+        """Whether its attempts ask guards, or count for its tenants' budgets."""
+        return bool(self._guards[False]) or self.estimate is not None
+
     def guards(self, *, fallback: bool) -> tuple[Guard, ...]:
         """Return what must let an attempt through; `fallback`: whether the step has something to fall back to."""
         return self._guards[fallback]

@@ -47,6 +47,8 @@ CLOSES: Final = ENDS | {"RunUndoing"}
 """Events with which whatever is open of a run is over."""
 WITH_ITS_RUN: Final = "its run has ended"
 """Why a blackboard or a conversation is closed that has come to no end of its own."""
+CLOSED: Final = {"status": "ended", "outcome": "closed", "why": WITH_ITS_RUN}
+"""What is then told of it."""
 EVENT_VERSION: Final = 1
 
 

@@ -154,7 +154,7 @@ class Caretaker:
     def _release(self, name: str, member: str, fence: str) -> None:
         """Give back what a lost attempt took from its guards: the next one takes its own, and counts for itself."""
         agent = agents().get(name)
-        if agent is None or agent.guards(fallback=False) or agent.estimate is not None:
+        if agent is None or agent.is_guarded:
             wake(self._app, self._process, name, self._process.guards.forget(name, member, fence=fence))
 
     def _decide(self, run_id: str, step: str | None) -> None:

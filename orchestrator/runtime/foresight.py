@@ -48,7 +48,7 @@ class Foresight:
         self._ahead: Ahead | None = None
         self._foreseen: Foreseen | None = None
         # Nothing is asked without guards; and an estimate that is a function needs the input.
-        if callable(agent.estimate) or not (self._guards or agent.estimate is not None):
+        if callable(agent.estimate) or not agent.is_guarded:
             return
         self._foreseen = Foreseen.of(task.request.get(HEADER))
         if self._foreseen is None:

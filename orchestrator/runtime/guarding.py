@@ -75,11 +75,10 @@ class Guarding:
         self._fallback_left = len(attempt.primary.fallback) > begun.step.rung
         self._guards: tuple[Guard, ...] = agent.guards(fallback=self._fallback_left)
         self._expected = self._estimate(value)
-        spends = agent.estimate is not None or bool(self._guards)
         # What was done is undone whatever it costs.
         undoes = begun.step.undoes is not None
         self._budgets = [] if undoes else [f"run:{budget.run}" for budget in begun.budgets]
-        if spends and not undoes:
+        if agent.is_guarded and not undoes:
             self._budgets.append(f"tenant:{begun.tenant}")
         self._asked = bool(self._guards or self._budgets)
         self._member = keys.member(begun.run_id, begun.step.name)

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast
 
-from orchestrator.messages import WITH_ITS_RUN, BoardEntry, BoardState
+from orchestrator.messages import CLOSED, BoardEntry, BoardState
 from orchestrator.state import keys
 from orchestrator.state.reading import milliseconds
 from orchestrator.state.runs import Change, ready_steps
@@ -116,12 +116,12 @@ class Boards:
 
     def load(self, run_id: str, step: str) -> BoardState | None:
         """Return a board as it stands, in one consistent look; None: it has not been opened."""
-        fields, status = self._store.beside(keys.board(run_id, step), run_id, step)
+        fields, over = self._store.beside(keys.board(run_id, step), run_id, step)
         found = _board(step, fields)
-        if found is None or found.status == "ended" or status in {None, "running"}:
+        if found is None or found.status == "ended" or not over:
             return found
         # No script goes through the boards of a run that ends, of which there may be many.
-        return found.model_copy(update={"status": "ended", "outcome": "closed", "why": WITH_ITS_RUN})
+        return found.model_copy(update=CLOSED)
 
     def stands(self, run_id: str, step: str) -> BoardState | None:
         """Return the same for those who work on it: one whose run has ended may still seem to be open."""

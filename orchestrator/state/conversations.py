@@ -6,7 +6,7 @@ import json
 import secrets
 from typing import TYPE_CHECKING, Any, cast
 
-from orchestrator.messages import WITH_ITS_RUN, ConversationState, PeerState
+from orchestrator.messages import CLOSED, ConversationState, PeerState
 from orchestrator.state import keys
 from orchestrator.state.reading import milliseconds
 from orchestrator.state.runs import NOTHING_SPENT, Change, changed
@@ -39,14 +39,13 @@ class Conversations:
 
     def load(self, run_id: str, step: str) -> ConversationState | None:
         """Return a conversation as it stands, in one consistent look; None: it has not been opened."""
-        fields, status = self._store.beside(keys.talk(run_id, step), run_id, step)
+        fields, over = self._store.beside(keys.talk(run_id, step), run_id, step)
         found = _conversation(step, fields)
-        if found is None or found.status == "ended" or status in {None, "running"}:
+        if found is None or found.status == "ended" or not over:
             return found
         # No script goes through the conversations of a run that ends, of which there may be many.
         peers = {name: peer.model_copy(update={"turn": None, "waits": ()}) for name, peer in found.peers.items()}
-        how = {"status": "ended", "outcome": "closed", "why": WITH_ITS_RUN}
-        return found.model_copy(update={**how, "peers": peers})
+        return found.model_copy(update={**CLOSED, "peers": peers})
 
     def speak(
         self,

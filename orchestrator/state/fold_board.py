@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from orchestrator.messages import CLOSES, WITH_ITS_RUN, BoardEntry, BoardState, SourceState
+from orchestrator.messages import CLOSED, CLOSES, BoardEntry, BoardState, SourceState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -89,7 +89,7 @@ class _Board:
     def closes(self) -> None:
         """It is over with its run, if it had not ended before."""
         if self.facts["status"] != "ended":
-            self.facts |= {"status": "ended", "outcome": "closed", "why": WITH_ITS_RUN}
+            self.facts |= CLOSED
 
     def mark(self, source: str, changed: list[str]) -> None:
         known = self.sources.get(source, SourceState())

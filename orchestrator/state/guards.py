@@ -443,8 +443,7 @@ class Guards:
         Returns:
             Members that may go on by what was freed: wake them, as of `settle`.
         """
-        args = [self._now(), f"{agent}/{member}", self._grant_ms, GRANTS_ON_SETTLE, QUEUES, fence]
-        return _turns(agent, self._withdraw(self._keys(agent), args))
+        return self._leave(self._withdraw, agent, member, fence)
 
     def settle(
         self,
@@ -579,8 +578,11 @@ class Guards:
             Members that may go on by what was freed: wake them. None where another agent's wait for the same; they are
             left to `grant`.
         """
+        return self._leave(self._forget, agent, member, fence)
+
+    def _leave(self, script: _Script, agent: str, member: str, fence: str) -> list[str]:
         args = [self._now(), f"{agent}/{member}", self._grant_ms, GRANTS_ON_SETTLE, QUEUES, fence]
-        return _turns(agent, self._forget(self._keys(agent), args))
+        return _turns(agent, script(self._keys(agent), args))
 
     def pause(self, agent: str, pause_ms: int) -> None:
         """Let nobody call for an agent that has no gate for so long; a longer pause stays."""

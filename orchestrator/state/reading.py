@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from redis import Redis
 
-    from orchestrator.messages import Priority, RunStatus, StepStatus
+    from orchestrator.messages import Priority, RunStatus
     from orchestrator.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -159,14 +159,14 @@ class RunReader:
         ended = any(fields[b"type"].decode() in ENDS for _, fields in entries)
         return (entries[-1][0].decode() if entries else after), ended
 
-    def beside(self, key: str, run_id: str, step: str) -> tuple[dict[str, bytes], StepStatus | None]:
-        """Return a hash that a step keeps beside its run, and the step's status, as they stood together."""
+    def beside(self, key: str, run_id: str, step: str) -> tuple[dict[str, bytes], bool]:
+        """Return a hash that a step keeps beside its run, and whether the step is over, as they stood together."""
         pipe = self.client.pipeline(transaction=True)
         pipe.hgetall(key)
         pipe.hget(keys.run(run_id), f"step:{step}")
         found, record = cast("tuple[dict[bytes, bytes], bytes | None]", pipe.execute())
         fields = {name.decode(): value for name, value in found.items()}
-        return fields, None if record is None else json.loads(record)["status"]
+        return fields, record is not None and json.loads(record)["status"] != "running"
 
     def exists(self, run_id: str) -> bool:
         """Tell whether there is such a run."""

@@ -124,6 +124,7 @@ INTERNAL: Final = {  # public to our other modules, of no use to a user
     "Agent.expects",
     "Agent.fallback_agents",
     "Agent.guards",
+    "Agent.is_guarded",
     "Breaker.guard",
     "Cached.digest",
     "Blackboard.agent_of",

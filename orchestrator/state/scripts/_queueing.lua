@@ -14,12 +14,15 @@ local function undo(m)
     elseif g.kind == 'concurrency' then
       release_slot(g, m)
     else
-      local look = m.s == 'h' and look_at_rate(g, m.x[i])
-      for what, count in pairs({requests = g.requests and 1 or 0, tokens = tokens}) do
-        -- What was held is in a slice too, and with that it may have left the window.
-        local fields = {what, look and what .. m.x[i] or nil}
-        for _, field in ipairs(count > 0 and (not look or m.x[i] >= look.first) and fields or {}) do
-          if call('HINCRBY', g.key, field, -count) <= 0 then call('HDEL', g.key, field) end
+      local function lower(field, count)
+        if count > 0 and call('HINCRBY', g.key, field, -count) <= 0 then call('HDEL', g.key, field) end
+      end
+      -- What was held is in a slice too, and may have left the window with that.
+      local slice = m.s == 'h' and m.x[i]
+      if not slice or slice >= look_at_rate(g, slice).first then
+        for what, count in pairs({requests = g.requests and 1 or 0, tokens = tokens}) do
+          lower(what, count)
+          if slice then lower(what .. slice, count) end
         end
       end
       freed = true
